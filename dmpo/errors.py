@@ -1,0 +1,95 @@
+"""The errors a user of the library may meet; every one of them is a :class:`DmpoError`.
+
+A message names the field, what was given, what is accepted and, where there is one, the
+nearest valid name. The command line prints the message alone and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DmpoError",
+    "PluginError",
+    "RewardError",
+    "UnknownNameError",
+    "nearest_name",
+]
+
+
+class DmpoError(Exception):
+    """Root of the library's errors. ``exit_code`` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(DmpoError, ValueError):
+    """A setting that is wrong, out of range, or contradicts another one."""
+
+    exit_code = 2
+
+
+class DataError(DmpoError, ValueError):
+    """A data set or a prompt that cannot be used as given."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError, LookupError):
+    """A name that nothing is registered under.
+
+    Args:
+        field: What the name was given for, for example ``"objective"``.
+        given: The name as given.
+        accepted: The names that would have been accepted.
+    """
+
+    def __init__(self, field: str, given: str, accepted: Iterable[str]) -> None:
+        """Compose the one-line message from the three facts."""
+        self.field = field
+        self.given = given
+        self.accepted = tuple(sorted(accepted))
+        near = nearest_name(given, self.accepted)
+        hint = f" Did you mean {near!r}?" if near else ""
+        names = ", ".join(self.accepted) or "none is registered"
+        super().__init__(f"{field}: unknown name {given!r}; accepted: {names}.{hint}")
+
+    def __str__(self) -> str:
+        """Return the message (``KeyError`` and its kin would quote it)."""
+        return str(self.args[0])
+
+
+class PluginError(DmpoError, ImportError):
+    """A plugin that cannot be imported or does not honour its interface."""
+
+
+class CheckpointError(DmpoError, OSError):
+    """A checkpoint that is missing, incomplete, or of another family."""
+
+    exit_code = 2
+
+
+class RewardError(DmpoError, RuntimeError):
+    """A reward function that raised or returned something that is not one number per row."""
+
+
+def nearest_name(given: str, accepted: Iterable[str]) -> str | None:
+    """Return the accepted name closest to the given one, or None if none is close.
+
+    Args:
+        given: The name that was not found.
+        accepted: The names to compare with.
+
+    Returns:
+        The closest accepted name by :mod:`difflib`'s ratio (cut-off 0.5), or None.
+
+    Example:
+        >>> nearest_name("medn", ["mean", "model"])
+        'mean'
+    """
+    matches = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
+    return matches[0] if matches else None

@@ -1,0 +1,1 @@
+"""Likelihoods: sets of noised views of a rollout."""

@@ -1,0 +1,1 @@
+"""Objectives: likelihood, weight and loss shape put together."""

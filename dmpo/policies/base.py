@@ -1,0 +1,149 @@
+"""What every diffusion language model offers to the rest of the library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import ClassVar
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, device, nn
+
+from dmpo.records import Example, Prompts
+from dmpo.registry import PluginConfig
+
+__all__ = ["DiffusionPolicy"]
+
+
+class DiffusionPolicy(ABC):
+    """A conditional denoiser π_θ(o | q, õ): given a noised sequence, a distribution per token.
+
+    A policy is built from its config alone: ``Policy(config)`` loads weights and tokenizer.
+    A backbone that predicts shifted tokens aligns them inside ``logits`` and
+    ``token_logprobs``, so nobody else ever knows. Every forward pass adds the number of
+    positions it ran over to ``forward_tokens``.
+    """
+
+    Config: ClassVar[type[PluginConfig]]
+
+    mask_token_id: int
+    """The token that stands for noise."""
+    eos_token_id: int
+    """The token that ends an answer."""
+    pad_token_id: int
+    """The token that fills prompts on the left."""
+    vocab_size: int
+    """V: rows of the output projection (may exceed the tokenizer's vocabulary)."""
+    max_length: int
+    """Longest sequence T the backbone was built for."""
+    forward_tokens: int
+    """Positions run through the model so far, in any mode; a meter, only ever added to."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The trainable module, as the engine may have wrapped it."""
+
+    @module.setter
+    @abstractmethod
+    def module(self, module: nn.Module) -> None:
+        """Put the engine's wrapped module (DDP, FSDP, …) in place of the plain one."""
+
+    @property
+    @abstractmethod
+    def device(self) -> device:
+        """Where inputs must lie."""
+
+    @abstractmethod
+    def logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+    ) -> Float[Tensor, "S K V"]:
+        """Return the logits *of the tokens at* the requested positions, in float32.
+
+        Args:
+            tokens: The noised sequences.
+            attention_mask: True on real tokens; padding changes nothing.
+            at: Positions in T, the only ones projected onto the vocabulary.
+
+        Returns:
+            Unnormalised log-probabilities, float32.
+        """
+
+    @abstractmethod
+    def token_logprobs(
+        self,
+        noisy: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        targets: Int[Tensor, "S T"],
+        where: Bool[Tensor, "S T"],
+        *,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "S T"]:
+        """Return log π(target | noisy) at ``where`` and zero elsewhere; differentiable.
+
+        The vocabulary is projected only at ``where`` and in chunks, so no more logits than
+        one chunk's exist at a time.
+
+        Args:
+            noisy: The noised sequences.
+            attention_mask: True on real tokens.
+            targets: The tokens to score.
+            where: Positions to score.
+            temperature: Logits are divided by it first; greater than 0.
+
+        Returns:
+            Log-probabilities in nats, float32.
+        """
+
+    @abstractmethod
+    def corrupt(self, tokens: Int[Tensor, "S T"], where: Bool[Tensor, "S T"]) -> Int[Tensor, "S T"]:
+        """Write noise at ``where`` (mask tokens for an absorbing process)."""
+
+    @abstractmethod
+    def freeze_reference(self) -> None:
+        """Make the current weights π_ref: by a frozen copy, or at no cost under LoRA."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[None]:
+        """Context in which the policy is π_ref (adapters off, or the frozen copy)."""
+
+    @abstractmethod
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Context without gradients and dropout; restores the mode it found."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> Prompts:
+        """Tokenize prompts and pad them on the left.
+
+        Raises:
+            DataError: If a prompt is empty or longer than the model's context.
+        """
+
+    @abstractmethod
+    def encode_completions(self, texts: Sequence[str], length: int) -> Int[Tensor, "S D"]:
+        """Tokenize answers onto a canvas of ``length``, filled up with EOS.
+
+        Raises:
+            DataError: If an answer does not fit.
+        """
+
+    @abstractmethod
+    def decode(self, completions: Int[Tensor, "S D"]) -> list[str]:
+        """Return the text of each canvas up to its first EOS, special tokens left out."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write weights (or the adapter), config and tokenizer in the official layout."""
+
+    @abstractmethod
+    def load_weights(self, directory: Path) -> None:
+        """Read back, in place, the trainable weights that ``save`` wrote.
+
+        Raises:
+            CheckpointError: If files are missing or of another shape.
+        """

@@ -1,0 +1,277 @@
+"""The one door through which built-ins and third-party plugins enter.
+
+A plugin is a class registered under an entry-point group (``dmpo.policies``, …). Nothing is
+imported until it is asked for; a plugin that cannot be imported is reported by name and
+leaves all others usable; two packages that claim one name are an error that names both.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dmpo.errors import ConfigError, PluginError, UnknownNameError, nearest_name
+
+if TYPE_CHECKING:
+    from dmpo.likelihoods.base import Likelihood
+    from dmpo.objectives.base import Objective
+    from dmpo.policies.base import DiffusionPolicy
+    from dmpo.rewards.base import RewardModel
+    from dmpo.samplers.base import Sampler
+    from dmpo.tasks.base import Task
+    from dmpo.weights.base import Baseline, WeightEstimator
+
+__all__ = [
+    "BASELINES",
+    "LIKELIHOODS",
+    "OBJECTIVES",
+    "POLICIES",
+    "REGISTRIES",
+    "REWARDS",
+    "SAMPLERS",
+    "TASKS",
+    "WEIGHTS",
+    "PluginConfig",
+    "PluginEntry",
+    "Registry",
+    "first_validation_message",
+]
+
+T = TypeVar("T")
+
+
+class PluginConfig(BaseModel):
+    """Base of every plugin's ``Config``: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginEntry:
+    """Where a registered name leads, known without importing it."""
+
+    name: str
+    """The name users type."""
+    group: str
+    """The entry-point group, for example ``dmpo.samplers``."""
+    target: str
+    """``module:attribute``."""
+    distribution: str
+    """Name and version of the package that registered it."""
+
+
+class Registry(Generic[T]):
+    """All plugins of one interface, by name.
+
+    Args:
+        kind: The interface's everyday name, used in messages (``"sampler"``).
+        group: The entry-point group (``"dmpo.samplers"``).
+        interface: ``module:attribute`` of the abstract base every plugin must derive from.
+    """
+
+    def __init__(self, kind: str, group: str, interface: str) -> None:
+        """Remember where to look; nothing is looked up yet."""
+        self.kind = kind
+        self.group = group
+        self._interface = interface
+
+    def entries(self) -> Mapping[str, PluginEntry]:
+        """Return every registered name with its target, sorted by name, importing nothing.
+
+        Raises:
+            PluginError: If two distributions register one name for different targets.
+        """
+        return _entries(self.kind, self.group)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names, sorted."""
+        return tuple(self.entries())
+
+    def entry(self, name: str) -> PluginEntry:
+        """Return what is known of ``name``. A name may carry a variant: ``family/variant``.
+
+        Raises:
+            UnknownNameError: If nothing is registered under the name or its family.
+        """
+        entries = self.entries()
+        found = entries.get(name) or entries.get(name.partition("/")[0])
+        if found is None:
+            raise UnknownNameError(self.kind, name, entries)
+        return found
+
+    def load(self, name: str) -> type[T]:
+        """Import and return the class registered under ``name``.
+
+        Raises:
+            UnknownNameError: If nothing is registered under the name.
+            PluginError: If its module cannot be imported, or the class does not derive from
+                the interface, or has no ``Config``.
+        """
+        entry = self.entry(name)
+        plugin = _import_target(entry, self.kind)
+        interface = _attribute(self._interface)
+        if not (isinstance(plugin, type) and issubclass(plugin, interface)):
+            raise PluginError(
+                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} does not "
+                f"derive from {interface.__module__}.{interface.__name__}."
+            )
+        config = getattr(plugin, "Config", None)
+        if not (isinstance(config, type) and issubclass(config, BaseModel)):
+            raise PluginError(
+                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} needs a "
+                "pydantic model as its Config attribute."
+            )
+        return cast("type[T]", plugin)
+
+    def config(self, name: str, parameters: Mapping[str, Any]) -> PluginConfig:
+        """Validate ``parameters`` by the plugin's own model.
+
+        A name of the form ``family/variant`` hands ``variant`` to the ``Config``'s field of
+        that name.
+
+        Raises:
+            ConfigError: If a parameter is unknown, of the wrong type or out of range; the
+                message starts with the field's dotted name.
+        """
+        plugin = self.load(name)
+        model = cast("type[PluginConfig]", plugin.Config)  # type: ignore[attr-defined]
+        given = dict(parameters)
+        variant = name.partition("/")[2]
+        if variant:
+            if "variant" not in model.model_fields:
+                raise UnknownNameError(self.kind, name, self.names())
+            given.setdefault("variant", variant)
+        try:
+            return model.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError(first_validation_message(error, model, prefix=self.kind)) from error
+
+    def build(self, name: str, parameters: Mapping[str, Any] | None = None) -> T:
+        """Build the plugin from its validated parameters: ``cls(config)``.
+
+        Objectives need their parts beside their config and are built by
+        :func:`dmpo.config.assembly.build_objective` instead.
+
+        Raises:
+            UnknownNameError: See :meth:`load`.
+            PluginError: See :meth:`load`.
+            ConfigError: See :meth:`config`.
+        """
+        plugin = cast("Any", self.load(name))
+        return cast("T", plugin(self.config(name, parameters or {})))
+
+    def broken(self) -> dict[str, str]:
+        """Import every plugin and return, for those that fail, name and reason."""
+        reasons = {}
+        for name in self.names():
+            try:
+                self.load(name)
+            except PluginError as error:
+                reasons[name] = str(error)
+        return reasons
+
+
+@functools.cache
+def _entries(kind: str, group: str) -> Mapping[str, PluginEntry]:
+    found: dict[str, PluginEntry] = {}
+    for point in metadata.entry_points(group=group):
+        package = point.dist
+        owner = f"{package.name} {package.version}" if package else "an unnamed package"
+        entry = PluginEntry(name=point.name, group=group, target=point.value, distribution=owner)
+        known = found.get(point.name)
+        if known is not None and (known.target, known.distribution) != (entry.target, owner):
+            raise PluginError(
+                f"{kind} {point.name!r} is registered twice: by {known.distribution} "
+                f"({known.target}) and by {owner} ({entry.target}); uninstall one of them."
+            )
+        found[point.name] = entry
+    return dict(sorted(found.items()))
+
+
+def _attribute(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
+def _import_target(entry: PluginEntry, kind: str) -> Any:
+    try:
+        return _attribute(entry.target)
+    except Exception as error:  # whatever a third party's import may raise
+        raise PluginError(
+            f"{kind} {entry.name!r} of {entry.distribution} cannot be imported from "
+            f"{entry.target}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def first_validation_message(
+    error: ValidationError, model: type[BaseModel], *, prefix: str = ""
+) -> str:
+    """Return one line for the first complaint of a pydantic error.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that was being filled: its fields are the accepted names.
+        prefix: Put before the field's dotted path.
+
+    Returns:
+        ``prefix.field: what is wrong; given …`` with the nearest name for an unknown key.
+    """
+    detail = error.errors()[0]
+    location = [str(part) for part in detail["loc"]]
+    path = ".".join(([prefix] if prefix else []) + location)
+    if detail["type"] == "extra_forbidden":
+        accepted = _accepted_fields(model, location[:-1])
+        near = nearest_name(location[-1], accepted)
+        hint = f" Did you mean {near!r}?" if near else ""
+        return f"{path}: unknown key; accepted: {', '.join(sorted(accepted))}.{hint}"
+    if detail["type"] == "missing":
+        return f"{path}: required and not given."
+    message = detail["msg"].removeprefix("Value error, ")
+    if not location:
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message}; given {detail['input']!r}."
+
+
+def _accepted_fields(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:
+    for part in location:
+        field = model.model_fields.get(part)
+        nested = getattr(field, "annotation", None)
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            model = nested
+    return tuple(model.model_fields)
+
+
+POLICIES: Registry[DiffusionPolicy] = Registry(
+    "policy", "dmpo.policies", "dmpo.policies.base:DiffusionPolicy"
+)
+SAMPLERS: Registry[Sampler] = Registry("sampler", "dmpo.samplers", "dmpo.samplers.base:Sampler")
+TASKS: Registry[Task] = Registry("task", "dmpo.tasks", "dmpo.tasks.base:Task")
+REWARDS: Registry[RewardModel] = Registry("reward", "dmpo.rewards", "dmpo.rewards.base:RewardModel")
+LIKELIHOODS: Registry[Likelihood] = Registry(
+    "likelihood", "dmpo.likelihoods", "dmpo.likelihoods.base:Likelihood"
+)
+WEIGHTS: Registry[WeightEstimator] = Registry(
+    "weights", "dmpo.weights", "dmpo.weights.base:WeightEstimator"
+)
+BASELINES: Registry[Baseline] = Registry("baseline", "dmpo.baselines", "dmpo.weights.base:Baseline")
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective", "dmpo.objectives", "dmpo.objectives.base:Objective"
+)
+
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "policies": POLICIES,
+    "samplers": SAMPLERS,
+    "tasks": TASKS,
+    "rewards": REWARDS,
+    "likelihoods": LIKELIHOODS,
+    "weights": WEIGHTS,
+    "baselines": BASELINES,
+    "objectives": OBJECTIVES,
+}
+"""Every registry by the last part of its entry-point group."""

@@ -1,0 +1,1 @@
+"""Samplers: how a canvas of mask tokens is filled."""

@@ -1,0 +1,1 @@
+"""Tasks: where prompts come from, and how an answer is read and graded."""

@@ -1,0 +1,1 @@
+"""The loop, the buffer, checkpoints, tracking, supervised fine-tuning."""

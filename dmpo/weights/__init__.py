@@ -1,0 +1,1 @@
+"""Weight estimators and weight baselines."""
