@@ -1,0 +1,193 @@
+"""Problems from a file of your own: one JSON object with a prompt and an answer per line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, final
+
+from pydantic import Field, model_validator
+
+from dmpo.errors import DataError
+from dmpo.records import Example, Split
+from dmpo.registry import PluginConfig
+from dmpo.tasks.base import Task
+from dmpo.tasks.splits import shuffled_split
+
+__all__ = ["FileConfig", "FileTask"]
+
+ANSWER = "answer"
+
+
+class FileConfig(PluginConfig):
+    """Parameters of :class:`FileTask`."""
+
+    path: Path = Field(description="JSONL file: training problems, or all of them.")
+    validation_path: Path | None = Field(None, description="JSONL file of validation problems.")
+    test_path: Path | None = Field(None, description="JSONL file of test problems.")
+    prompt_column: str = Field("prompt", min_length=1, description="Key of the prompt.")
+    answer_column: str = Field("answer", min_length=1, description="Key of the right answer.")
+    response_length: int = Field(ge=1, description="Tokens that an answer needs, end included.")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of prompts for validation, without validation_path."
+    )
+    test_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of prompts for test, without test_path."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the cut by prompt.")
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> Self:
+        for split in ("validation", "test"):
+            given = f"{split}_fraction" in self.model_fields_set
+            if given and getattr(self, f"{split}_path") is not None:
+                raise ValueError(
+                    f"{split}_fraction has no effect beside {split}_path; give one of the two."
+                )
+        if self.prompt_column == self.answer_column:
+            raise ValueError("prompt_column and answer_column name the same key.")
+        return self
+
+
+@final
+class FileTask(Task):
+    """Problems read from JSONL, graded by exact match.
+
+    Splits without a file of their own are cut from ``path`` by prompt with a seeded shuffle:
+    all lines with one prompt stay together. A training or validation line whose prompt also
+    stands in a held-out file is left out, so that the splits are disjoint in every case.
+
+    ``right`` is 1 where completion and answer are equal after runs of white space became one
+    space and the ends were stripped; case and punctuation count. Every other key of a line is
+    a column for reward functions.
+    """
+
+    Config = FileConfig
+
+    headline = "right"
+
+    def __init__(self, config: FileConfig) -> None:
+        """Keep the config; the files are read when first asked for."""
+        self.config = config
+        self.reward_weights: Mapping[str, float] = {"right": 1.0}
+        self.response_length = config.response_length
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """Return the problems of a split in the order of the file.
+
+        Raises:
+            DataError: If a file is missing, unreadable, empty or not as described, or a split
+                would be empty.
+        """
+        examples = _examples(self.config)[split]
+        if not examples:
+            raise DataError(f"task.path: no {split} problems are left in {self.config.path}.")
+        return examples
+
+    def read_answer(self, example: Example, completion: str) -> str | None:  # noqa: ARG002
+        """Return the completion with white space normalised; None if nothing is left."""
+        return _normalise(completion) or None
+
+    def grade(self, example: Example, completion: str) -> Mapping[str, float]:
+        """Return ``right``: whether the completion is the answer."""
+        return {"right": float(_normalise(completion) == _normalise(example.columns[ANSWER]))}
+
+    def demonstrate(self, example: Example, rng: random.Random) -> str:  # noqa: ARG002
+        """Return the answer of the file."""
+        return str(example.columns[ANSWER])
+
+
+def _normalise(text: str) -> str:
+    return " ".join(text.split())
+
+
+@functools.lru_cache(maxsize=8)
+def _examples(config: FileConfig) -> Mapping[Split, tuple[Example, ...]]:
+    test = _read(config, config.test_path) if config.test_path else None
+    validation = _read(config, config.validation_path) if config.validation_path else None
+    rest = _without(_read(config, config.path), (test or []) + (validation or []))
+    prompts = list(dict.fromkeys(example.prompt for example in rest))
+    parts = shuffled_split(
+        prompts,
+        num_test=0 if test is not None else _share(config.test_fraction, len(prompts)),
+        num_validation=(
+            0 if validation is not None else _share(config.validation_fraction, len(prompts))
+        ),
+        seed=config.seed,
+    )
+    cut = {name: frozenset(part) for name, part in parts.items()}
+    if test is None:
+        test = [example for example in rest if example.prompt in cut["test"]]
+    if validation is None:
+        validation = [example for example in rest if example.prompt in cut["validation"]]
+    return {
+        "train": tuple(example for example in rest if example.prompt in cut["train"]),
+        "validation": tuple(_without(validation, test)),
+        "test": tuple(test),
+    }
+
+
+def _share(fraction: float, count: int) -> int:
+    return max(1, round(fraction * count))
+
+
+def _without(examples: list[Example], held_out: list[Example]) -> list[Example]:
+    prompts = {example.prompt for example in held_out}
+    return [example for example in examples if example.prompt not in prompts]
+
+
+def _read(config: FileConfig, path: Path) -> list[Example]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"task file: no file {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"task file: cannot read {path}: {error}.") from error
+    # Only "\n" ends a line of JSONL: text inside may hold the other separators of Unicode.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise DataError(f"task file: {path} holds no problems.")
+    return [_example(config, _parse(path, number, line), path, number) for number, line in lines]
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line {number}: a JSON object is needed, found {line[:40]!r}.")
+    return row
+
+
+def _example(config: FileConfig, row: dict[str, Any], path: Path, number: int) -> Example:
+    prompt = _text(row, config.prompt_column, "prompt_column", path, number)
+    answer = _text(row, config.answer_column, "answer_column", path, number)
+    named = (config.prompt_column, config.answer_column)
+    others = {key: value for key, value in row.items() if key not in named}
+    if ANSWER in others:
+        raise DataError(
+            f"{path}, line {number}: a column {ANSWER!r} stands beside answer_column "
+            f"{config.answer_column!r}; rename one."
+        )
+    return Example(prompt=prompt, columns={**others, ANSWER: answer})
+
+
+def _text(row: dict[str, Any], column: str, option: str, path: Path, number: int) -> str:
+    if column not in row:
+        raise DataError(
+            f"{path}, line {number}: no column {column!r} ({option}); it has "
+            f"{', '.join(map(repr, row)) or 'none'}."
+        )
+    value = row[column]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{path}, line {number}: column {column!r} must be text with something in it, "
+            f"found {value!r}."
+        )
+    return value
