@@ -2,7 +2,8 @@
 
 A plugin is a class registered under an entry-point group (``dmpo.policies``, …). Nothing is
 imported until it is asked for; a plugin that cannot be imported is reported by name and
-leaves all others usable; two packages that claim one name are an error that names both.
+leaves all others usable; so does a name that two packages claim: asking for it is an error that
+names both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -84,10 +85,9 @@ class Registry(Generic[T]):
     def entries(self) -> Mapping[str, PluginEntry]:
         """Return every registered name with its target, sorted by name, importing nothing.
 
-        Raises:
-            PluginError: If two distributions register one name for different targets.
+        Of a name that two packages claim, the first claim is listed.
         """
-        return _entries(self.kind, self.group)
+        return {name: claims[0] for name, claims in _claims(self.group).items()}
 
     def names(self) -> tuple[str, ...]:
         """Return the registered names, sorted."""
@@ -98,20 +98,26 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: If nothing is registered under the name or its family.
+            PluginError: If two packages register the name.
         """
-        entries = self.entries()
-        found = entries.get(name) or entries.get(name.partition("/")[0])
+        claims = _claims(self.group)
+        found = claims.get(name) or claims.get(name.partition("/")[0])
         if found is None:
-            raise UnknownNameError(self.kind, name, entries)
-        return found
+            raise UnknownNameError(self.kind, name, claims)
+        if len(found) > 1:
+            owners = " and by ".join(f"{claim.distribution} ({claim.target})" for claim in found)
+            raise PluginError(
+                f"{self.kind} {name!r} is registered by {owners}; uninstall all but one of them."
+            )
+        return found[0]
 
     def load(self, name: str) -> type[T]:
         """Import and return the class registered under ``name``.
 
         Raises:
             UnknownNameError: If nothing is registered under the name.
-            PluginError: If its module cannot be imported, or the class does not derive from
-                the interface, or has no ``Config``.
+            PluginError: If two packages register it, its module cannot be imported, or the
+                class does not derive from the interface, or has no ``Config``.
         """
         entry = self.entry(name)
         plugin = _import_target(entry, self.kind)
@@ -129,11 +135,18 @@ class Registry(Generic[T]):
             )
         return cast("type[T]", plugin)
 
-    def config(self, name: str, parameters: Mapping[str, Any]) -> PluginConfig:
+    def config(
+        self, name: str, parameters: Mapping[str, Any], *, field: str | None = None
+    ) -> PluginConfig:
         """Validate ``parameters`` by the plugin's own model.
 
         A name of the form ``family/variant`` hands ``variant`` to the ``Config``'s field of
         that name.
+
+        Args:
+            name: A registered name.
+            parameters: Everything else that the user's section says.
+            field: What errors call the section; the registry's kind if None.
 
         Raises:
             ConfigError: If a parameter is unknown, of the wrong type or out of range; the
@@ -150,7 +163,9 @@ class Registry(Generic[T]):
         try:
             return model.model_validate(given)
         except ValidationError as error:
-            raise ConfigError(first_validation_message(error, model, prefix=self.kind)) from error
+            raise ConfigError(
+                first_validation_message(error, model, prefix=field or self.kind)
+            ) from None
 
     def build(self, name: str, parameters: Mapping[str, Any] | None = None) -> T:
         """Build the plugin from its validated parameters: ``cls(config)``.
@@ -178,19 +193,14 @@ class Registry(Generic[T]):
 
 
 @functools.cache
-def _entries(kind: str, group: str) -> Mapping[str, PluginEntry]:
-    found: dict[str, PluginEntry] = {}
+def _claims(group: str) -> Mapping[str, tuple[PluginEntry, ...]]:
+    found: dict[str, tuple[PluginEntry, ...]] = {}
     for point in metadata.entry_points(group=group):
         package = point.dist
         owner = f"{package.name} {package.version}" if package else "an unnamed package"
         entry = PluginEntry(name=point.name, group=group, target=point.value, distribution=owner)
-        known = found.get(point.name)
-        if known is not None and (known.target, known.distribution) != (entry.target, owner):
-            raise PluginError(
-                f"{kind} {point.name!r} is registered twice: by {known.distribution} "
-                f"({known.target}) and by {owner} ({entry.target}); uninstall one of them."
-            )
-        found[point.name] = entry
+        if entry not in found.get(point.name, ()):
+            found[point.name] = (*found.get(point.name, ()), entry)
     return dict(sorted(found.items()))
 
 
@@ -202,7 +212,7 @@ def _attribute(target: str) -> Any:
 def _import_target(entry: PluginEntry, kind: str) -> Any:
     try:
         return _attribute(entry.target)
-    except Exception as error:  # whatever a third party's import may raise
+    except (Exception, SystemExit) as error:  # whatever a third party's import may raise
         raise PluginError(
             f"{kind} {entry.name!r} of {entry.distribution} cannot be imported from "
             f"{entry.target}: {type(error).__name__}: {error}"
@@ -241,10 +251,16 @@ def first_validation_message(
 def _accepted_fields(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:
     for part in location:
         field = model.model_fields.get(part)
-        nested = getattr(field, "annotation", None)
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            model = nested
+        model = _nested_model(field.annotation if field else None) or model
     return tuple(model.model_fields)
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the model inside ``Model``, ``Model | None``, ``list[Model]`` and their like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    candidates = (_nested_model(argument) for argument in get_args(annotation))
+    return next((model for model in candidates if model is not None), None)
 
 
 POLICIES: Registry[DiffusionPolicy] = Registry(
