@@ -1,0 +1,130 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) by PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import nn
+
+from dmpo.errors import CheckpointError
+
+__all__ = [
+    "LORA_TARGETS",
+    "LoraSettings",
+    "adapters_disabled",
+    "attach_lora",
+    "load_adapter",
+    "save_adapter",
+]
+
+LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "paper": ("q_proj", "k_proj", "v_proj", "up_proj"),
+    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+"""Which projections of a block are adapted.
+
+`paper` is what DMPO's and d1's published runs adapt: their target list names all seven by
+Llama's names, of which LLaDA's own code bears only these four.
+"""
+
+
+class LoraSettings(BaseModel):
+    """Low-rank adapters in place of full fine-tuning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: PositiveInt = Field(128, description="Rank of the update of each matrix.")
+    alpha: PositiveFloat = Field(64.0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout in front of the adapters.")
+    targets: Literal["paper", "all"] = Field(
+        "paper", description="Adapted projections: q, k, v and up, or all seven of a block."
+    )
+
+
+def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> nn.Module:
+    """Freeze ``model`` and put trainable adapters, which start as no change, into its blocks.
+
+    Args:
+        model: A transformers model; it is changed in place.
+        settings: Rank, scale and place of the adapters.
+        base_name: What the adapter's files will name as their base.
+
+    Returns:
+        PEFT's wrapper of the model.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(LORA_TARGETS[settings.targets]),
+        task_type="CAUSAL_LM",
+    )
+    adapted: nn.Module = get_peft_model(model, config)
+    config.base_model_name_or_path = base_name  # PEFT has put the local path here
+    return adapted
+
+
+@contextmanager
+def adapters_disabled(adapted: nn.Module) -> Iterator[None]:
+    """Run the base model alone, then restore ``requires_grad`` as it was.
+
+    PEFT's own context turns ``requires_grad`` of the adapter on when it leaves.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in adapted.parameters()]
+    wrapper: Any = adapted
+    try:
+        with wrapper.disable_adapter():
+            yield
+    finally:
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
+
+
+def save_adapter(adapted: nn.Module, directory: Path) -> None:
+    """Write the adapter alone, in PEFT's own format."""
+    wrapper: Any = adapted
+    wrapper.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+def load_adapter(adapted: nn.Module, directory: Path) -> None:
+    """Read, in place, the adapter that ``save_adapter`` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing or holds an adapter of another shape.
+    """
+    file = directory / "adapter_model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{directory}: no adapter there (adapter_model.safetensors).")
+    wrapper: Any = adapted
+    before = {name for name, _ in wrapper.named_parameters() if ".lora_" in name}
+    saved = load_peft_weights(str(directory), device="cpu")
+    try:
+        result = set_peft_model_state_dict(wrapper, saved)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{directory}: the adapter there has another rank or base: {_last_line(error)}"
+        ) from error
+    missing = sorted(before.intersection(result.missing_keys))
+    if missing or result.unexpected_keys:
+        wrong = (missing + sorted(result.unexpected_keys))[0]
+        raise CheckpointError(f"{directory}: the adapter there has other targets ({wrong}).")
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether ``model`` is PEFT's wrapper."""
+    return isinstance(model, PeftModel)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()

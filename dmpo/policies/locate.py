@@ -1,0 +1,121 @@
+"""From the name of a model to a directory of its files, without the network where possible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers.utils import logging as library_logging
+
+from dmpo.errors import CheckpointError, ConfigError
+
+__all__ = ["has_weights", "model_directory", "quiet_library", "read_model_config"]
+
+_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
+
+
+def packaged_directory(name: str) -> Path:
+    """Return where the package keeps the checkpoint ``name`` of its own."""
+    return Path(str(resources.files("dmpo"))) / "assets" / name
+
+
+def model_directory(model: str, revision: str | None) -> Path:
+    """Return the local directory of a path or hub id; the local cache comes first.
+
+    Args:
+        model: A directory, or ``owner/name`` on the hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: If a revision is given for a directory.
+        CheckpointError: If there is no such directory, nor such a model on the hub.
+    """
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        if revision is not None:
+            raise ConfigError(f"policy.revision: {model} is a directory and has no revisions.")
+        return directory
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"policy.model: {model} is neither a directory nor a model's name on the hub "
+            "(owner/name)."
+        )
+    for offline in (True, False):
+        try:
+            found = Path(
+                snapshot_download(
+                    model,
+                    revision=revision,
+                    allow_patterns=list(_FILES),
+                    local_files_only=offline,
+                )
+            )
+        except Exception as error:  # the hub's client raises whatever its transport does
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
+            continue
+        if has_weights(found):
+            return found
+        reason = "it has no safetensors weights"
+    raise CheckpointError(
+        f"policy.model: {model} is not a directory here and could not be fetched from the hub: "
+        f"{reason}"
+    )
+
+
+def has_weights(directory: Path) -> bool:
+    """Return whether a directory holds a model's safetensors, whole or in shards."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any((directory / name).is_file() for name in names)
+
+
+def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[str, Any]:
+    """Return the content of ``config.json`` after checking that the files are of the family.
+
+    Args:
+        directory: A model's directory.
+        model_type: What ``config.json`` must say.
+        family: The policy's name, for messages.
+
+    Raises:
+        CheckpointError: If files are missing, unreadable or of another family.
+    """
+    file = directory / "config.json"
+    if (directory / "adapter_config.json").is_file() and not file.is_file():
+        raise CheckpointError(
+            f"{directory}: it holds an adapter, not a model; name the base model and load the "
+            "adapter into it."
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory}: no config.json there.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: it cannot be read: {error}") from error
+    found = content.get("model_type") if isinstance(content, dict) else None
+    if found != model_type:
+        raise CheckpointError(
+            f"{directory}: its model_type is {found!r}; the {family} policy accepts "
+            f"{model_type!r}. Choose the policy of that family with --policy."
+        )
+    if not has_weights(directory):
+        raise CheckpointError(f"{directory}: no model.safetensors there.")
+    return content
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Hold back the library's progress bars and load reports; restore them afterwards."""
+    bars, verbosity = library_logging.is_progress_bar_enabled(), library_logging.get_verbosity()
+    library_logging.disable_progress_bar()
+    library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(verbosity)
+        if bars:
+            library_logging.enable_progress_bar()

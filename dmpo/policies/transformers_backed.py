@@ -1,0 +1,259 @@
+"""What every policy on a transformers backbone shares; a family adds how its files are read."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dmpo.errors import CheckpointError, ConfigError, DataError
+from dmpo.policies.adapters import (
+    LoraSettings,
+    adapters_disabled,
+    attach_lora,
+    is_adapted,
+    load_adapter,
+    save_adapter,
+)
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.denoiser import Denoiser
+from dmpo.policies.locate import quiet_library
+from dmpo.policies.text import TextCodec
+from dmpo.records import Example, Prompts
+
+__all__ = ["TransformersPolicy"]
+
+
+class TransformersPolicy(DiffusionPolicy):
+    """A policy around a :class:`Denoiser` and a :class:`TextCodec`.
+
+    A family derives a final class, whose constructor loads model and tokenizer and calls
+    :meth:`_assemble`, and says how weights are read back.
+    """
+
+    _denoiser: Denoiser
+    _module: nn.Module
+    _active: nn.Module
+    _frozen: Denoiser | None
+    _codec: TextCodec
+
+    @abstractmethod
+    def _read_state(self, directory: Path) -> Mapping[str, Tensor]:
+        """Return the weights in ``directory`` under the names of the model's state.
+
+        Raises:
+            CheckpointError: If they are missing or of another family.
+        """
+
+    def _assemble(
+        self,
+        model: Any,
+        codec: TextCodec,
+        *,
+        mask_token_id: int,
+        lora: LoraSettings | None,
+        base_name: str,
+        gradient_checkpointing: bool,
+        logits_chunk: int,
+        shifted: bool = False,
+    ) -> None:
+        """Put the parts together; called once, by the constructor."""
+        self.mask_token_id = mask_token_id
+        self.eos_token_id = codec.eos_token_id
+        self.pad_token_id = codec.pad_token_id
+        self.vocab_size = model.lm_head.weight.shape[0]
+        self.max_length = codec.max_length
+        self.forward_tokens = 0
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if lora is not None:
+            model = attach_lora(model, lora, base_name=base_name)
+        self._codec = codec
+        self._denoiser = Denoiser(model, logits_chunk=logits_chunk, shifted=shifted).train()
+        self._module = self._active = self._denoiser
+        self._frozen = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The trainable module, as the engine may have wrapped it."""
+        return self._module
+
+    @module.setter
+    def module(self, module: nn.Module) -> None:
+        self._module = self._active = module
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return next(self._denoiser.parameters()).device
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, adapters included."""
+        return sum(parameter.numel() for parameter in self._denoiser.parameters())
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        """Parameters that training changes."""
+        parameters = self._denoiser.parameters()
+        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+    ) -> Float[Tensor, "S K V"]:
+        """Return the logits of the tokens at the requested positions, in float32."""
+        self._meter(tokens)
+        return cast("Tensor", self._active(tokens, attention_mask, at=at))
+
+    def token_logprobs(
+        self,
+        noisy: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        targets: Int[Tensor, "S T"],
+        where: Bool[Tensor, "S T"],
+        *,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "S T"]:
+        """Return log π(target | noisy) at ``where`` and zero elsewhere; differentiable.
+
+        Rows in which nothing is asked for do not run through the model.
+
+        Raises:
+            ConfigError: If the temperature is not greater than 0.
+        """
+        if temperature <= 0:
+            raise ConfigError(f"temperature: must be greater than 0 here; given {temperature}.")
+        asked = where.any(dim=1)
+        if bool(asked.all()):
+            return self._score_rows(noisy, attention_mask, targets, where, temperature)
+        # With nothing asked for at all one row still runs, so that every process takes part in
+        # the forward and the backward pass.
+        rows = asked.nonzero().squeeze(1) if bool(asked.any()) else asked[:1].long() * 0
+        scores = self._score_rows(
+            noisy[rows], attention_mask[rows], targets[rows], where[rows], temperature
+        )
+        return scores.new_zeros(noisy.shape).index_copy(0, rows, scores)
+
+    def corrupt(self, tokens: Int[Tensor, "S T"], where: Bool[Tensor, "S T"]) -> Int[Tensor, "S T"]:
+        """Write mask tokens at ``where``."""
+        return tokens.masked_fill(where, self.mask_token_id)
+
+    def freeze_reference(self) -> None:
+        """Make the current weights π_ref by a frozen copy.
+
+        With adapters the base model is π_ref and nothing is copied.
+        """
+        if is_adapted(self._denoiser.model):
+            return
+        self._frozen = copy.deepcopy(self._denoiser).requires_grad_(False).eval()
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Context in which the policy is π_ref.
+
+        Raises:
+            ConfigError: If there are no adapters and ``freeze_reference`` was not called.
+        """
+        if is_adapted(self._denoiser.model):
+            with adapters_disabled(self._denoiser.model):
+                yield
+            return
+        if self._frozen is None:
+            raise ConfigError(
+                "reference: full fine-tuning needs a frozen copy of the model; call "
+                "freeze_reference() before training, or train adapters (policy.lora)."
+            )
+        active = self._active
+        self._active = self._frozen.to(self.device)
+        try:
+            yield
+        finally:
+            self._active = active
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Context without gradients and dropout; restores the mode it found."""
+        before = [(module, module.training) for module in self._module.modules()]
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in before:
+                module.training = training
+
+    def encode(self, examples: Sequence[Example]) -> Prompts:
+        """Tokenize prompts and pad them on the left."""
+        return self._codec.encode(examples, self.device)
+
+    def encode_completions(self, texts: Sequence[str], length: int) -> Int[Tensor, "S D"]:
+        """Tokenize answers onto a canvas of ``length``, filled up with EOS."""
+        return self._codec.encode_completions(texts, length, self.device)
+
+    def decode(self, completions: Int[Tensor, "S D"]) -> list[str]:
+        """Return the text of each canvas up to its first EOS, special tokens left out."""
+        return self._codec.decode(completions)
+
+    def save(self, directory: Path) -> None:
+        """Write weights, config and tokenizer in the official layout, or the adapter alone."""
+        directory.mkdir(parents=True, exist_ok=True)
+        model: Any = self._denoiser.model
+        with quiet_library():
+            if is_adapted(model):
+                save_adapter(model, directory)
+            else:
+                model.save_pretrained(str(directory))
+                self._codec.tokenizer.save_pretrained(str(directory))
+
+    def load_weights(self, directory: Path) -> None:
+        """Read back, in place, the trainable weights that ``save`` wrote.
+
+        Raises:
+            CheckpointError: If files are missing or of another shape.
+        """
+        model = self._denoiser.model
+        if is_adapted(model):
+            load_adapter(model, directory)
+            return
+        state = self._read_state(directory)
+        for name, tensor in model.state_dict().items():
+            saved = state.get(name)
+            if saved is None or saved.shape != tensor.shape:
+                found = "missing" if saved is None else f"of shape {list(saved.shape)}"
+                raise CheckpointError(
+                    f"{directory}: {name} is {found}; the policy's is of shape "
+                    f"{list(tensor.shape)}."
+                )
+        model.load_state_dict(state)
+
+    def _score_rows(
+        self,
+        noisy: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        targets: Int[Tensor, "S T"],
+        where: Bool[Tensor, "S T"],
+        temperature: float,
+    ) -> Float[Tensor, "S T"]:
+        self._meter(noisy)
+        scores = self._active(
+            noisy, attention_mask, where=where, targets=targets, temperature=temperature
+        )
+        return cast("Tensor", scores)
+
+    def _meter(self, tokens: Int[Tensor, "S T"]) -> None:
+        if tokens.shape[1] > self.max_length:
+            raise DataError(
+                f"sequence: {tokens.shape[1]} tokens, longer than the model's context of "
+                f"{self.max_length}; shorten the prompt or gen_length."
+            )
+        self.forward_tokens += tokens.numel()
