@@ -65,11 +65,20 @@ class Likelihood(ABC):
         Zero where the estimator is exact; None where a single replicate cannot tell.
         """
 
+    def recorded_log_probs(
+        self,
+        rollouts: Rollouts,  # noqa: ARG002
+        views: Views,  # noqa: ARG002
+    ) -> Float[Tensor, "B N R D"] | None:
+        """Return log π_v on the views as the sampler recorded it; None: it has to be evaluated."""
+        return None
+
     def combine(
         self, token_log_probs: Float[Tensor, "*rows R D"], views: Views
     ) -> Float[Tensor, "*rows"]:
         """Return Σ_r Σ_d coefficient · log π, in nats."""
-        return (views.coefficient * token_log_probs).sum(dim=(-2, -1))
+        coefficient = views.coefficient.to(token_log_probs.device)
+        return (coefficient * token_log_probs).sum(dim=(-2, -1))
 
     def lengths(self, answer_mask: Bool[Tensor, "*rows D"]) -> Int[Tensor, "*rows"]:
         """Return the number of tokens that count, METHOD's D, for each rollout."""

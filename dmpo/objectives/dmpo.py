@@ -1,0 +1,205 @@
+"""Distribution matching policy optimization (2510.08233): weighted denoising cross-entropy.
+
+Implements WDCE (Eq. 11) with the weights of Eq. 10 and 24 and the baselines of Eq. 12 to 15, on
+any likelihood. Beyond the paper: log p_ref, log p_v and log p_θ are compared on the same stored
+views (so that their noise cancels), in evaluation mode, per group, and the noise is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from dmpo.diffusion.losses import weighted_denoising_cross_entropy
+from dmpo.errors import ConfigError
+from dmpo.likelihoods.base import rollout_log_probs, view_log_probs
+from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.metrics import log_ratio_metrics, real_weight_metrics, weight_metrics
+from dmpo.objectives.rows import batch_rows
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Batch, Experience, LogRatio, LossOutput, Rewards, Rollouts, Views
+from dmpo.registry import PluginConfig
+from dmpo.weights.baselines import NoBaseline
+
+__all__ = ["DmpoConfig", "DmpoObjective"]
+
+
+class DmpoConfig(PluginConfig):
+    """What the loss itself can be told; the rest is in its parts."""
+
+    share_views: bool = Field(
+        False,
+        description="Train on the views the weights were computed on, the same at every update, "
+        "in place of fresh ones: cheaper to store once, but their noise then correlates.",
+    )
+
+
+@final
+class DmpoObjective(Objective):
+    """Mean over the buffer of (w − λ·w_base) · L̂_θ(o|q)/D."""
+
+    Config: ClassVar[type[PluginConfig]] = DmpoConfig
+    default_parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "likelihood": {"name": "elbo"},
+        "weights": {"name": "tilted"},
+        "baseline": {"name": "mean"},
+    }
+
+    def __init__(self, config: DmpoConfig, parts: ObjectiveParts) -> None:
+        """Keep the config and the parts.
+
+        Raises:
+            ConfigError: If the parts contradict each other.
+        """
+        self.config = config
+        self.parts = parts
+        if not (parts.weights.has_link or isinstance(parts.baseline, NoBaseline)):
+            raise ConfigError(
+                f"baseline: {type(parts.baseline).__name__} goes through the link of the weights, "
+                f"and {type(parts.weights).__name__} have none: they are centred already. Use "
+                "baseline 'none', or the weights tilted, tilted_adaptive or linear."
+            )
+        same = type(parts.likelihood) is type(parts.ratio_likelihood) and (
+            parts.likelihood.config == parts.ratio_likelihood.config
+        )
+        if config.share_views and not same:
+            raise ConfigError(
+                "objective.share_views: the loss can train on the views of the weights only where "
+                "likelihood and ratio_likelihood are the same; given "
+                f"{parts.likelihood.config!r} and {parts.ratio_likelihood.config!r}."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether log p_ref enters the weights (α > 0)."""
+        return self.parts.weights.needs_reference
+
+    def prepare(
+        self,
+        policy: DiffusionPolicy,
+        rollouts: Rollouts,
+        rewards: Rewards,
+        generator: torch.Generator,
+    ) -> Experience:
+        """Freeze weights, log-ratios, and what the `model` baseline compares θ with."""
+        parts = self.parts
+        total = rewards.total.to(policy.device)
+        views, behaviour, log_ratio = self._compare(policy, rollouts, generator)
+        weights = parts.weights.estimate(total, log_ratio)
+        baseline = None
+        if not parts.baseline.needs_model_log_ratio:
+            baseline = parts.baseline.weights(parts.weights, total, log_ratio, weights, None)
+        metrics = weight_metrics(weights)
+        if log_ratio is not None:
+            metrics |= log_ratio_metrics(parts.weights, total, log_ratio)
+        # Where every update uses them again, views and log p_v stay with the buffer.
+        stored = parts.baseline.needs_model_log_ratio
+        return Experience(
+            rollouts=rollouts,
+            rewards=rewards,
+            weights=weights,
+            baseline_weights=baseline,
+            log_ratio=log_ratio,
+            views=(views,) if views is not None and (stored or self.config.share_views) else (),
+            behaviour_log_probs=(behaviour,) if behaviour is not None and stored else (),
+            reference_log_probs=(),
+            metrics=metrics,
+        )
+
+    def _compare(
+        self, policy: DiffusionPolicy, rollouts: Rollouts, generator: torch.Generator
+    ) -> tuple[Views | None, Float[Tensor, "B N R D"] | None, LogRatio | None]:
+        """Return views, log p_v on them, and log p_ref − log p_v, as far as they are needed."""
+        parts, likelihood = self.parts, self.parts.ratio_likelihood
+        compares = self.needs_reference or parts.baseline.needs_model_log_ratio
+        if not (compares or self.config.share_views):
+            return None, None, None
+        views = likelihood.views(rollouts, generator)
+        if not compares:
+            return views, None, None
+        behaviour = likelihood.recorded_log_probs(rollouts, views)
+        if behaviour is None:
+            behaviour = self._log_probs(policy, rollouts, views)
+        behaviour = behaviour.to(policy.device)
+        if not self.needs_reference:
+            return views, behaviour, None
+        with policy.reference():
+            difference = self._log_probs(policy, rollouts, views) - behaviour
+        log_ratio = LogRatio(
+            value=likelihood.combine(difference, views),
+            standard_error=likelihood.standard_error(difference, views),
+        )
+        return views, behaviour, log_ratio
+
+    def draw(
+        self,
+        policy: DiffusionPolicy,
+        experience: Experience,
+        generator: torch.Generator,
+        *,
+        update: int,
+    ) -> Batch:
+        """Draw fresh views, and the `model` baseline's weights at the current θ."""
+        parts = self.parts
+        rollouts, weights = experience.rollouts, experience.weights
+        if self.config.share_views:
+            views = experience.views[0]
+        else:
+            views = parts.likelihood.views(rollouts, generator)
+        baseline, model_log_ratio = experience.baseline_weights, None
+        if baseline is None:
+            model_log_ratio = self._model_log_ratio(policy, experience, update=update)
+            baseline = parts.baseline.weights(
+                parts.weights,
+                experience.rewards.total.to(policy.device),
+                experience.log_ratio,
+                weights,
+                model_log_ratio,
+            )
+        real = weights.values - parts.baseline.strength * baseline
+        metrics = real_weight_metrics(
+            real, None if model_log_ratio is None else baseline, model_log_ratio
+        )
+        num_tokens = int(parts.likelihood.lengths(rollouts.answer_mask).sum())
+        return batch_rows(experience, views, real, num_tokens=num_tokens, metrics=metrics)
+
+    def _model_log_ratio(
+        self, policy: DiffusionPolicy, experience: Experience, *, update: int
+    ) -> Float[Tensor, "B N"]:
+        """Return log p_θ − log p_v on the stored views, at the current θ."""
+        if update == 0:
+            # θ is still the behaviour policy.
+            return torch.zeros_like(experience.weights.values)
+        views, behaviour = experience.views[0], experience.behaviour_log_probs[0]
+        current = self._log_probs(policy, experience.rollouts, views)
+        return self.parts.ratio_likelihood.combine(current - behaviour.to(current.device), views)
+
+    def _log_probs(
+        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
+    ) -> Float[Tensor, "B N R D"]:
+        return rollout_log_probs(
+            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
+        )
+
+    def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
+        """Return WDCE of a slice of rows over the rows of the buffer."""
+        likelihood = self.parts.likelihood
+        log_probs = view_log_probs(
+            policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, batch.views
+        )
+        log_likelihood = likelihood.combine(log_probs, batch.views)
+        lengths = likelihood.lengths(batch.answer_mask).to(log_likelihood.device)
+        weights = batch.weights.to(log_likelihood.device)
+        num_rows = batch.num_rows_in_buffer
+        plain = weighted_denoising_cross_entropy(
+            log_likelihood.detach(), torch.ones_like(weights), lengths, num_rows
+        )
+        return LossOutput(
+            loss=weighted_denoising_cross_entropy(log_likelihood, weights, lengths, num_rows),
+            metrics={"cross_entropy": plain},
+        )

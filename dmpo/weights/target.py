@@ -1,0 +1,75 @@
+"""The tilted target that `tilted`, `tilted_adaptive` and `linear` share."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from dmpo.diffusion.tilting import proximal_log_weights, tilted_log_weights
+from dmpo.errors import ConfigError
+from dmpo.records import LogRatio
+from dmpo.registry import PluginConfig
+
+__all__ = ["TargetConfig", "target_log_weights"]
+
+
+class TargetConfig(PluginConfig):
+    """The target p* ∝ p_ref · exp(r/α), or a step of size η from the behaviour policy."""
+
+    alpha: float = Field(
+        0.04,
+        ge=0,
+        allow_inf_nan=False,
+        description="Temperature α of the target; 0: a step of size eta, without a reference.",
+    )
+    eta: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Step size η of log weights η·r, for alpha = 0.",
+    )
+
+    @model_validator(mode="after")
+    def _check_target(self) -> TargetConfig:
+        if self.alpha == 0 and self.eta is None:
+            raise ValueError("alpha = 0 needs a step size: give eta (log weights are eta times r)")
+        if self.alpha > 0 and self.eta is not None:
+            raise ValueError(
+                f"eta has no effect with alpha = {self.alpha}: give alpha or eta, "
+                "and eta only with alpha = 0"
+            )
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether log p_ref − log p_v enters (α > 0)."""
+        return self.alpha > 0
+
+
+def target_log_weights(
+    config: TargetConfig,
+    rewards: Float[Tensor, "B N"],
+    log_ratio: LogRatio | None,
+    coefficient: Float[Tensor, " B"],
+) -> Float[Tensor, "B N"]:
+    """Return ℓ = c·(r/α + d), or c·η·r where α = 0 (METHOD, "Target").
+
+    Args:
+        config: α and η.
+        rewards: r.
+        log_ratio: d = log p_ref − log p_v; needed where α > 0, and only there.
+        coefficient: c of each prompt.
+
+    Raises:
+        ConfigError: If α > 0 and no log-ratio is given.
+    """
+    if config.eta is not None:
+        return proximal_log_weights(config.eta * rewards, coefficient)
+    if log_ratio is None:
+        raise ConfigError(
+            f"weights: alpha = {config.alpha} needs the log-ratio to the reference; "
+            "give one, or set alpha to 0 and give eta."
+        )
+    full = tilted_log_weights(rewards, log_ratio.value.to(rewards.device), config.alpha)
+    return proximal_log_weights(full, coefficient)
