@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "LoraSettings",
     "adapters_disabled",
     "attach_lora",
+    "is_adapted",
     "load_adapter",
     "save_adapter",
 ]
@@ -70,7 +72,10 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> 
         target_modules=list(LORA_TARGETS[settings.targets]),
         task_type="CAUSAL_LM",
     )
-    adapted: nn.Module = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT asks transformers a question by a name that is about to go.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: nn.Module = get_peft_model(model, config)
     config.base_model_name_or_path = base_name  # PEFT has put the local path here
     return adapted
 

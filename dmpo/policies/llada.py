@@ -121,7 +121,8 @@ class LladaPolicy(TransformersPolicy):
         return text
 
     def _read_state(self, directory: Path) -> Mapping[str, Tensor]:
-        return _load_model(directory, self.config).state_dict()
+        state: dict[str, Tensor] = _load_model(directory, self.config).state_dict()
+        return state
 
 
 def _load(config: LladaConfig) -> tuple[LLaDAModelLM, Any]:
@@ -142,7 +143,7 @@ def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
     content = read_model_config(directory, model_type="llada", family="llada")
     try:
         with quiet_library():
-            model, report = LLaDAModelLM.from_pretrained(
+            loaded: tuple[LLaDAModelLM, dict[str, Any]] = LLaDAModelLM.from_pretrained(
                 str(directory),
                 config=LLaDAConfig(**content),
                 dtype=getattr(torch, config.dtype),
@@ -155,6 +156,7 @@ def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
     except Exception as error:  # the library raises whatever its readers do
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error)
         raise CheckpointError(f"{directory}: the model cannot be loaded: {reason}") from error
+    model, report = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         wrong = sorted(map(str, report[kind]))
         if wrong:

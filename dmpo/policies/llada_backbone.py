@@ -157,8 +157,9 @@ class LLaDAConfig(LlamaConfig):  # type: ignore[misc]
 
 
 class LLaDAModelLM(LlamaForCausalLM):  # type: ignore[misc]
-    """Llama with LLaDA's embedding. The class bears the official name, which is what
-    ``save_pretrained`` writes as the architecture.
+    """Llama with LLaDA's embedding.
+
+    The class bears the official name, which ``save_pretrained`` writes as the architecture.
     """
 
     config_class = LLaDAConfig

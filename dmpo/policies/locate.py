@@ -14,7 +14,13 @@ from transformers.utils import logging as library_logging
 
 from dmpo.errors import CheckpointError, ConfigError
 
-__all__ = ["has_weights", "model_directory", "quiet_library", "read_model_config"]
+__all__ = [
+    "has_weights",
+    "model_directory",
+    "packaged_directory",
+    "quiet_library",
+    "read_model_config",
+]
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
 
@@ -45,6 +51,7 @@ def model_directory(model: str, revision: str | None) -> Path:
             f"policy.model: {model} is neither a directory nor a model's name on the hub "
             "(owner/name)."
         )
+    reason = ""
     for offline in (True, False):
         try:
             found = Path(
@@ -56,7 +63,7 @@ def model_directory(model: str, revision: str | None) -> Path:
                 )
             )
         except Exception as error:  # the hub's client raises whatever its transport does
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         if has_weights(found):
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from dmpo.errors import CheckpointError, DataError
 from dmpo.records import Example, Prompts
 
-__all__ = ["TextCodec", "load_tokenizer"]
+__all__ = ["TextCodec", "load_tokenizer", "save_tokenizer"]
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -29,6 +30,15 @@ def load_tokenizer(directory: Path) -> Any:
         return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the reader raises whatever its backend does
         raise CheckpointError(f"{directory}: tokenizer.json cannot be read: {error}") from error
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Write a tokenizer so that transformers 4, which the official code runs on, reads it too."""
+    tokenizer.save_pretrained(str(directory))
+    file = directory / "tokenizer_config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @final

@@ -25,7 +25,7 @@ from dmpo.policies.adapters import (
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.policies.denoiser import Denoiser
 from dmpo.policies.locate import quiet_library
-from dmpo.policies.text import TextCodec
+from dmpo.policies.text import TextCodec, save_tokenizer
 from dmpo.records import Example, Prompts
 
 __all__ = ["TransformersPolicy"]
@@ -213,7 +213,7 @@ class TransformersPolicy(DiffusionPolicy):
                 save_adapter(model, directory)
             else:
                 model.save_pretrained(str(directory))
-                self._codec.tokenizer.save_pretrained(str(directory))
+                save_tokenizer(self._codec.tokenizer, directory)
 
     def load_weights(self, directory: Path) -> None:
         """Read back, in place, the trainable weights that ``save`` wrote.
