@@ -1,0 +1,74 @@
+"""A mean with its 95% interval, from the grades of each problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+__all__ = ["Figure", "summarize", "wilson_interval"]
+
+Z_95 = 1.959963984540054
+"""Quantile of the standard normal at 97.5%."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Mean of one figure over problems, and how sure it is."""
+
+    mean: float
+    """Mean over problems."""
+    count: int
+    """Problems it was taken over: the independent observations."""
+    standard_error: float
+    """Standard error of ``mean`` over problems; 0 where all agree or there is one."""
+    low: float
+    """Lower end of the 95% interval."""
+    high: float
+    """Upper end of the 95% interval."""
+
+
+def wilson_interval(mean: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a proportion (Wilson 1927).
+
+    Unlike mean ± 1.96 standard errors it stays within [0, 1] and is right at 0 and 1.
+
+    Args:
+        mean: Share of successes, in [0, 1].
+        count: Independent trials, at least 1.
+
+    Returns:
+        Lower and upper end.
+
+    Example:
+        >>> low, high = wilson_interval(0.0, 10)
+        >>> low, round(high, 4)
+        (0.0, 0.2775)
+    """
+    spread = Z_95**2 / count
+    centre = (mean + spread / 2) / (1 + spread)
+    half = math.sqrt(mean * (1 - mean) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def summarize(groups: Sequence[Sequence[float]]) -> Figure:
+    """Return the mean over problems of the mean over each problem's samples.
+
+    Samples of one problem are not independent, so the problem is the unit: one 0/1 grade per
+    problem gets Wilson's interval, anything else mean ± 1.96 standard errors over problems.
+
+    Args:
+        groups: For each problem, the grades of its samples; at least one of each.
+
+    Returns:
+        Mean, standard error and interval.
+    """
+    values = [fmean(group) for group in groups]
+    count, mean = len(values), fmean(values)
+    error = stdev(values) / math.sqrt(count) if count > 1 else 0.0
+    if all(len(group) == 1 and group[0] in (0.0, 1.0) for group in groups):
+        low, high = wilson_interval(mean, count)
+    else:
+        low, high = mean - Z_95 * error, mean + Z_95 * error
+    return Figure(mean=mean, count=count, standard_error=error, low=low, high=high)

@@ -1,0 +1,197 @@
+"""Checkpoints: written beside and renamed into place, with a checksum of every file.
+
+    checkpoints/step-000100/
+      policy/                 what ``policy.save`` writes: the official layout, or the adapter
+      optimizer.*             optimizer and schedule
+      rank-00000.*            the buffer of each rank, if the checkpoint lies within one
+      state.json              steps, cursor, meters, and what the run was
+      manifest.json           size and SHA-256 of each of these
+
+Random generators need no file: they are seeded by (seed, rank, step, purpose).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmpo.errors import CheckpointError
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Experience
+from dmpo.training.state_files import read_state, write_state
+
+__all__ = [
+    "Progress",
+    "begin_checkpoint",
+    "checkpoint_path",
+    "commit_checkpoint",
+    "list_checkpoints",
+    "partial_path",
+    "load_checkpoint",
+    "prune_checkpoints",
+    "save_buffer",
+    "save_shared",
+    "verify_checkpoint",
+]
+
+FORMAT = 1
+"""Version of the layout above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come: everything that is neither weights nor tensors."""
+
+    step: int = 0
+    """Gradient steps taken, from the beginning of the run."""
+    cursor: int = 0
+    """Prompts taken, over all ranks."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite."""
+    seconds: float = 0.0
+    """Seconds of training, evaluations not counted."""
+    model_tokens: int = 0
+    """Model tokens of this rank: forward 1, backward 2 more; no evaluation."""
+
+
+def checkpoint_path(run_directory: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return run_directory / "checkpoints" / f"step-{step:06d}"
+
+
+def list_checkpoints(run_directory: Path) -> list[Path]:
+    """Return the finished checkpoints of a run, oldest first."""
+    found = (run_directory / "checkpoints").glob("step-*")
+    whole = [path for path in found if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def partial_path(final: Path) -> Path:
+    """Return the folder beside ``final`` in which it is put together."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def begin_checkpoint(final: Path) -> None:
+    """Make the empty folder in which a checkpoint is put together."""
+    partial = partial_path(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+
+def save_shared(
+    partial: Path,
+    *,
+    policy: DiffusionPolicy,
+    optimizer: Any,
+    scheduler: Any,
+    progress: Progress,
+    run: dict[str, Any],
+) -> None:
+    """Write what all ranks share; only the main process does.
+
+    Args:
+        partial: The folder of :func:`partial_path`.
+        policy: The current policy.
+        optimizer: With ``state_dict``.
+        scheduler: With ``state_dict``.
+        progress: How far the run has come.
+        run: What must be the same to go on: seed, number of processes, sizes.
+    """
+    policy.save(partial / "policy")
+    engine = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    write_state(partial / "optimizer", engine)
+    state = {"format": FORMAT, "progress": asdict(progress), "run": run}
+    (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def save_buffer(partial: Path, rank: int, buffer: Experience | None) -> None:
+    """Write the buffer of one rank, or that it has none."""
+    write_state(partial / f"rank-{rank:05d}", buffer)
+
+
+def commit_checkpoint(final: Path) -> None:
+    """Write the manifest and rename the folder into place."""
+    partial = partial_path(final)
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    entries = {
+        path.relative_to(partial).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
+    text = json.dumps({"format": FORMAT, "files": entries}, indent=2) + "\n"
+    (partial / "manifest.json").write_text(text, encoding="utf-8")
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Check every file against the manifest.
+
+    Raises:
+        CheckpointError: Naming the first file that is missing or changed.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise CheckpointError(f"{path}: not a checkpoint: it has no manifest.json.")
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{manifest}: unreadable ({error}).") from error
+    for name, entry in entries.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: {name} is missing.")
+        if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{path}: {name} differs from the manifest.")
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    policy: DiffusionPolicy,
+    optimizer: Any,
+    scheduler: Any,
+    rank: int,
+    run: dict[str, Any],
+) -> tuple[Progress, Experience | None]:
+    """Verify a checkpoint and put policy, optimizer and schedule where they were.
+
+    Returns:
+        How far the run had come, and the buffer it was using, if any.
+
+    Raises:
+        CheckpointError: If a file is missing or changed, or the checkpoint is of a run with
+            another seed, number of processes or size; names the first difference.
+    """
+    verify_checkpoint(path)
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    for name, value in run.items():
+        if state["run"].get(name) != value:
+            raise CheckpointError(
+                f"{path}: saved with {name} {state['run'].get(name)!r}; this run has {value!r}."
+            )
+    policy.load_weights(path / "policy")
+    moved: torch.device = policy.device
+    saved = read_state(path / "optimizer", moved)
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    buffer: Experience | None = read_state(path / f"rank-{rank:05d}", moved)
+    return Progress(**state["progress"]), buffer
+
+
+def prune_checkpoints(run_directory: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints."""
+    for path in list_checkpoints(run_directory)[:-keep]:
+        shutil.rmtree(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

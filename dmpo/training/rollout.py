@@ -1,0 +1,95 @@
+"""Filling a buffer in as many forward passes as memory needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Prompts, Rollouts
+from dmpo.samplers.base import Sampler
+from dmpo.training.events import UnmaskedSample
+
+__all__ = ["sample_rollouts", "unmasked_sample"]
+
+
+def sample_rollouts(
+    policy: DiffusionPolicy,
+    sampler: Sampler,
+    prompts: Prompts,
+    *,
+    num_rollouts: int,
+    rows_per_forward: int,
+    generator: torch.Generator,
+) -> Rollouts:
+    """Return N rollouts of each prompt, whole groups at a time.
+
+    Args:
+        policy: The behaviour policy; in evaluation mode for the time.
+        sampler: How completions are made.
+        prompts: B prompts.
+        num_rollouts: N.
+        rows_per_forward: Rollouts sampled at once, at most; at least N.
+        generator: The only source of randomness.
+
+    Returns:
+        The rollouts in the order of the prompts.
+    """
+    prompts_at_once = max(1, rows_per_forward // num_rollouts)
+    with policy.evaluating():
+        parts = [
+            sampler.sample(
+                policy,
+                _rows(prompts, slice(start, start + prompts_at_once)),
+                num_rollouts=num_rollouts,
+                generator=generator,
+            )
+            for start in range(0, len(prompts.examples), prompts_at_once)
+        ]
+    return parts[0] if len(parts) == 1 else _joined(prompts, parts)
+
+
+def unmasked_sample(
+    policy: DiffusionPolicy, rollouts: Rollouts, rewards: Tensor, *, row: int
+) -> UnmaskedSample:
+    """Return the best rollout of one prompt, token by token.
+
+    Args:
+        policy: Whose tokenizer reads the tokens.
+        rollouts: The buffer.
+        rewards: Total rewards [B, N].
+        row: Which prompt, from 0.
+    """
+    best = int(rewards[row].argmax())
+    length = int(rollouts.answer_mask[row, best].sum())
+    tokens = rollouts.completions[row, best, :length]
+    return UnmaskedSample(
+        prompt=rollouts.prompts.examples[row].prompt,
+        tokens=tuple(policy.decode(tokens[:, None])),
+        commit_steps=tuple(rollouts.commit_step[row, best, :length].tolist()),
+        reward=float(rewards[row, best]),
+    )
+
+
+def _rows(prompts: Prompts, rows: slice) -> Prompts:
+    return Prompts(
+        examples=prompts.examples[rows],
+        tokens=prompts.tokens[rows],
+        attention_mask=prompts.attention_mask[rows],
+    )
+
+
+def _joined(prompts: Prompts, parts: Sequence[Rollouts]) -> Rollouts:
+    log_probs = [part.log_probs for part in parts if part.log_probs is not None]
+    return Rollouts(
+        prompts=prompts,
+        completions=torch.cat([part.completions for part in parts]),
+        answer_mask=torch.cat([part.answer_mask for part in parts]),
+        commit_step=torch.cat([part.commit_step for part in parts]),
+        log_probs=torch.cat(log_probs) if len(log_probs) == len(parts) else None,
+        temperature=parts[0].temperature,
+        num_forwards=sum(part.num_forwards for part in parts),
+        texts=tuple(texts for part in parts for texts in part.texts),
+    )

@@ -1,0 +1,343 @@
+"""Algorithm 1 of DMPO on one screen (arXiv 2510.08233; METHOD, "The loop").
+
+    for step = 0, 1, 2, …
+        if step mod F = 0:  prompts, rollouts, rewards, weights: the buffer
+        draw views;  loss, over micro-batches;  one step of AdamW
+
+What an objective does in these moments is its own affair; the loop knows none by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+
+from dmpo.evaluation.evaluator import Evaluator
+from dmpo.objectives.base import Objective
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Example, Experience
+from dmpo.rewards.base import RewardModel
+from dmpo.samplers.base import Sampler
+from dmpo.tasks.base import Task
+from dmpo.training import checkpoint, events
+from dmpo.training.engine import Engine
+from dmpo.training.metrics import (
+    buffer_metrics,
+    log_ratio_warnings,
+    phase_metrics,
+    weight_metrics,
+)
+from dmpo.training.phases import PhaseMeter, model_tokens
+from dmpo.training.prompts import prompt_indices
+from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
+from dmpo.training.rollout import sample_rollouts, unmasked_sample
+from dmpo.training.settings import TrainingSettings
+from dmpo.training.tracking import Tracker, environment_record
+
+__all__ = ["Trainer", "TrainingParts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParts:
+    """The exchangeable parts of a run."""
+
+    policy: DiffusionPolicy
+    """What is trained."""
+    task: Task
+    """Where prompts come from."""
+    sampler: Sampler
+    """How rollouts are made."""
+    reward: RewardModel
+    """What makes a rollout good."""
+    objective: Objective
+    """How rewards become a gradient."""
+
+
+@final
+class Trainer:
+    """Runs Algorithm 1; everything it writes goes into one run directory.
+
+    An evaluator is asked before the first step, after the last, and every
+    ``evaluate_every`` steps, always with the same random draws.
+
+    Args:
+        parts: What runs. Where the objective needs a reference, the policy's weights at this
+            moment become π_ref.
+        settings: The loop's numbers.
+        seed: The run's seed: with it and the parts, a run is determined.
+        run_directory: Where everything is written.
+        evaluator: Measures the policy; None: it is not measured.
+        observers: Told of everything that happens, in order; on the main process only.
+        config_text: The resolved configuration, kept as config.yaml.
+        command: How the run was started, kept in environment.json.
+        log_with: Accelerate trackers that get the metrics beside metrics.jsonl.
+    """
+
+    def __init__(
+        self,
+        parts: TrainingParts,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        run_directory: Path,
+        evaluator: Evaluator | None = None,
+        observers: Sequence[events.Observer] = (),
+        config_text: str = "",
+        command: Sequence[str] = (),
+        log_with: Sequence[str] = ("tensorboard",),
+    ) -> None:
+        """Freeze the reference, wrap policy and optimizer, open the run directory."""
+        self._parts = parts
+        self._settings = settings
+        self._seed = seed
+        self._directory = run_directory
+        self._evaluator = evaluator
+        if parts.objective.needs_reference:
+            parts.policy.freeze_reference()
+        self._engine = Engine(parts.policy, settings, run_directory, log_with)
+        self._prompts_per_rank = self._engine.share(
+            settings.prompts_per_buffer, "prompts_per_buffer"
+        )
+        self._examples = parts.task.examples("train")
+        self._meter = PhaseMeter(parts.policy)
+        self._progress = checkpoint.Progress()
+        self._experience: Experience | None = None
+        self._buffer_metrics: dict[str, float] = {}
+        self._last_checkpoint: Path | None = None
+        self._observers: tuple[events.Observer, ...] = ()
+        if self._engine.is_main:
+            environment = environment_record(
+                seed, command, parts.policy.device, self._engine.num_ranks
+            )
+            tracker = Tracker(
+                run_directory,
+                self._engine.accelerator,
+                sample_every=settings.sample_every,
+                config_text=config_text,
+                environment=environment,
+            )
+            self._observers = (tracker, *observers)
+
+    def train(self) -> events.Finished:
+        """Run until ``num_steps`` or ``max_seconds``; return how it ended."""
+        settings, first_step = self._settings, self._progress.step
+        self._emit(
+            events.Started(
+                step=first_step, num_steps=settings.num_steps, run_directory=self._directory
+            )
+        )
+        if first_step == 0:
+            self._evaluate()
+        while (reason := self._reason_to_stop()) is None:
+            started = time.perf_counter()
+            experience = self._experience
+            if experience is None or self._progress.step % settings.updates_per_buffer == 0:
+                experience = self._fill_buffer()
+            metrics = self._gradient_step(experience)
+            self._advance(metrics, seconds=time.perf_counter() - started)
+            if _is_due(self._progress.step, settings.checkpoint_every):
+                self.save()
+            if _is_due(self._progress.step, settings.evaluate_every):
+                self._evaluate()
+        path = self.save()
+        if not _is_due(self._progress.step, settings.evaluate_every):
+            self._evaluate()
+        finished = events.Finished(
+            step=self._progress.step,
+            seconds=self._progress.seconds,
+            reason=reason,
+            checkpoint=path,
+        )
+        self._emit(finished)
+        return finished
+
+    def _fill_buffer(self) -> Experience:
+        """Take B prompts, N rollouts each, rewards, and freeze what the objective needs."""
+        parts, settings, step = self._parts, self._settings, self._progress.step
+        prompts = parts.policy.encode(self._next_examples())
+        with self._meter.phase("rollout"):
+            rollouts = sample_rollouts(
+                parts.policy,
+                parts.sampler,
+                prompts,
+                num_rollouts=settings.rollouts_per_prompt,
+                rows_per_forward=settings.rows_per_forward,
+                generator=self._generator("rollout"),
+            )
+        with self._meter.phase("reward"):
+            rewards = parts.reward.score(rollouts, parts.task)
+        with self._meter.phase("prepare"), torch.no_grad():
+            experience = parts.objective.prepare(
+                parts.policy, rollouts, rewards, self._generator("prepare")
+            )
+        self._experience = experience
+        self._buffer_metrics = self._engine.mean(buffer_metrics(experience, parts.task))
+        row = step // settings.updates_per_buffer % rollouts.num_prompts
+        self._emit(
+            events.BufferFilled(
+                step=step,
+                experience=experience,
+                metrics=self._buffer_metrics,
+                sample=unmasked_sample(parts.policy, rollouts, rewards.total, row=row),
+                warnings=log_ratio_warnings(self._buffer_metrics),
+            )
+        )
+        return experience
+
+    def _gradient_step(self, experience: Experience) -> dict[str, float]:
+        """Draw views, add up the gradients of the micro-batches, step the optimizer."""
+        policy, objective, step = self._parts.policy, self._parts.objective, self._progress.step
+        with self._meter.phase("draw"), torch.no_grad():
+            batch = objective.draw(
+                policy,
+                experience,
+                self._generator("draw"),
+                update=step % self._settings.updates_per_buffer,
+            )
+        dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
+        with self._meter.phase("loss"), seeded_dropout(dropout_seed, policy.device):
+            slices = batch.split(self._settings.micro_batch_rows or max(1, batch.num_rows))
+            losses = self._engine.backward(slices, functools.partial(objective.loss, policy))
+        with self._meter.phase("optimizer"):
+            update = self._engine.update(losses["total"])
+        skipped = self._progress.skipped_steps + update.is_skipped
+        self._progress = replace(self._progress, skipped_steps=skipped)
+        return {
+            **self._engine.mean(weight_metrics(batch)),
+            **{f"loss/{name}": value for name, value in losses.items()},
+            "optimizer/gradient_norm": update.gradient_norm,
+            "optimizer/learning_rate": update.learning_rate,
+            "optimizer/skipped_steps": float(skipped),
+        }
+
+    def _advance(self, metrics: dict[str, float], *, seconds: float) -> None:
+        """Count the step and tell of it."""
+        phase_seconds, phase_tokens = self._meter.take()
+        before = self._progress
+        now = replace(
+            before,
+            step=before.step + 1,
+            seconds=before.seconds + seconds,
+            model_tokens=before.model_tokens + model_tokens(phase_tokens),
+        )
+        self._progress = now
+        totals = {"tokens/model_total": float(now.model_tokens), "time/total": now.seconds}
+        phases = self._engine.mean({**phase_metrics(phase_seconds, phase_tokens), **totals})
+        self._emit(
+            events.StepDone(
+                step=now.step,
+                num_steps=self._settings.num_steps,
+                metrics={**self._buffer_metrics, **metrics, **phases},
+                seconds=now.seconds,
+                seconds_left=seconds_left(now.step, now.seconds, self._settings),
+            )
+        )
+
+    def _evaluate(self) -> None:
+        if self._evaluator is None:
+            return
+        # Always the same draws: two evaluations differ by the policy alone.
+        generator = generator_for(self._seed, 0, 0, "evaluation")
+        with self._meter.phase("evaluation"):
+            result = self._evaluator.evaluate(self._parts.policy, generator)
+        self._emit(events.EvaluationDone(step=self._progress.step, result=result))
+
+    def save(self) -> Path:
+        """Write a checkpoint of this very moment, if there is none, and return where it is."""
+        path = checkpoint.checkpoint_path(self._directory, self._progress.step)
+        engine, partial = self._engine, checkpoint.partial_path(path)
+        if path == self._last_checkpoint:
+            return path
+        if engine.is_main:
+            checkpoint.begin_checkpoint(path)
+        engine.wait()
+        if engine.is_main:
+            checkpoint.save_shared(
+                partial,
+                policy=self._parts.policy,
+                optimizer=engine.optimizer,
+                scheduler=engine.scheduler,
+                progress=self._progress,
+                run=self._identity(),
+            )
+        is_within = self._progress.step % self._settings.updates_per_buffer != 0
+        checkpoint.save_buffer(partial, engine.rank, self._experience if is_within else None)
+        engine.wait()
+        if engine.is_main:
+            checkpoint.commit_checkpoint(path)
+            checkpoint.prune_checkpoints(self._directory, self._settings.keep_checkpoints)
+        self._last_checkpoint = path
+        return path
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint as if the run had never stopped.
+
+        Raises:
+            CheckpointError: If it is damaged, or of a run with another seed or other sizes.
+        """
+        self._progress, self._experience = checkpoint.load_checkpoint(
+            path,
+            policy=self._parts.policy,
+            optimizer=self._engine.optimizer,
+            scheduler=self._engine.scheduler,
+            rank=self._engine.rank,
+            run=self._identity(),
+        )
+        if self._experience is not None:
+            figures = buffer_metrics(self._experience, self._parts.task)
+            self._buffer_metrics = self._engine.mean(figures)
+
+    def _identity(self) -> dict[str, int]:
+        """Return what must be the same for a run to go on from a checkpoint."""
+        settings = self._settings
+        return {
+            "seed": self._seed,
+            "processes": self._engine.num_ranks,
+            "prompts_per_buffer": settings.prompts_per_buffer,
+            "rollouts_per_prompt": settings.rollouts_per_prompt,
+            "updates_per_buffer": settings.updates_per_buffer,
+        }
+
+    def _next_examples(self) -> list[Example]:
+        """Return this rank's share of the buffer's prompts and move the cursor."""
+        settings, cursor = self._settings, self._progress.cursor
+        count, share = settings.prompts_per_buffer, self._prompts_per_rank
+        indices = prompt_indices(len(self._examples), seed=self._seed, cursor=cursor, count=count)
+        self._progress = replace(self._progress, cursor=cursor + count)
+        first = self._engine.rank * share
+        return [self._examples[index] for index in indices[first : first + share]]
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
+
+    def _reason_to_stop(self) -> Literal["num_steps", "max_seconds"] | None:
+        settings, progress = self._settings, self._progress
+        if progress.step >= settings.num_steps:
+            return "num_steps"
+        is_boundary = progress.step % settings.updates_per_buffer == 0
+        if settings.max_seconds is not None and is_boundary:
+            seconds = self._engine.mean({"seconds": progress.seconds})["seconds"]
+            return "max_seconds" if seconds >= settings.max_seconds else None
+        return None
+
+    def _emit(self, event: events.Event) -> None:
+        for observer in self._observers:
+            observer.notify(event)
+
+
+def seconds_left(step: int, seconds: float, settings: TrainingSettings) -> float:
+    """Return the estimated seconds of training to come, by whichever limit comes first."""
+    by_steps = (settings.num_steps - step) * seconds / max(1, step)
+    if settings.max_seconds is None:
+        return by_steps
+    return max(0.0, min(by_steps, settings.max_seconds - seconds))
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step > 0 and step % every == 0
