@@ -11,7 +11,7 @@ import functools
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from typing import Self, final
+from typing import final
 
 from pydantic import Field, model_validator
 
@@ -45,7 +45,7 @@ class DigitSumConfig(PluginConfig):
     )
 
     @model_validator(mode="after")
-    def _fractions_are_a_mixture(self) -> Self:
+    def _fractions_are_a_mixture(self) -> DigitSumConfig:
         total = self.right_fraction + self.joint_fault_fraction
         if total > 1 + 1e-9:
             raise ValueError(

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 from pydantic import Field, model_validator
 
@@ -40,7 +40,7 @@ class FileConfig(PluginConfig):
     seed: int = Field(0, ge=0, description="Seed of the cut by prompt.")
 
     @model_validator(mode="after")
-    def _every_option_has_an_effect(self) -> Self:
+    def _every_option_has_an_effect(self) -> FileConfig:
         for split in ("validation", "test"):
             given = f"{split}_fraction" in self.model_fields_set
             if given and getattr(self, f"{split}_path") is not None:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from typing import Self, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ class SudokuConfig(PluginConfig):
     )
 
     @model_validator(mode="after")
-    def _blanks_are_a_range(self) -> Self:
+    def _blanks_are_a_range(self) -> SudokuConfig:
         if self.min_blanks > self.max_blanks:
             raise ValueError(f"min_blanks {self.min_blanks} is above max_blanks {self.max_blanks}.")
         return self
