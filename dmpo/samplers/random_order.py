@@ -1,0 +1,84 @@
+"""Random remasking: LLaDA's schedule with positions that nothing but chance decides.
+
+LLaDA (2502.09992) Algorithm 4. The positions are drawn before the tokens, so each token is a
+draw from the policy's own distribution and the path log-probabilities are exact.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Prompts, Rollouts
+from dmpo.samplers.base import Sampler
+from dmpo.samplers.block_loop import BlockState, Proposal, UnmaskingRule, fill_canvas
+from dmpo.samplers.forward import make_forward
+from dmpo.samplers.schedule import ScheduledSamplerConfig
+
+__all__ = ["RandomConfig", "RandomOrderRule", "RandomSampler"]
+
+
+class RandomConfig(ScheduledSamplerConfig):
+    """Settings of the `random` sampler."""
+
+
+@final
+class RandomOrderRule(UnmaskingRule):
+    """Reveals positions in a uniformly random order, the scheduled number per step.
+
+    Only the positions about to be revealed are candidates: the vocabulary is projected there
+    and nowhere else.
+
+    Args:
+        schedule: Tokens revealed in each step of a block.
+    """
+
+    sees_tokens = False
+
+    def __init__(self, schedule: tuple[int, ...]) -> None:
+        """Turn the schedule into the ranks at which each step ends."""
+        self._ends = (0, *accumulate(schedule))
+
+    def candidates(self, state: BlockState) -> Bool[Tensor, "S L"]:
+        """Return the next positions of the random order."""
+        first, end = self._ends[state.step], self._ends[state.step + 1]
+        return (state.order >= first) & (state.order < end)
+
+    def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
+        """Return every candidate."""
+        return proposal.valid
+
+
+@final
+class RandomSampler(Sampler):
+    """Draws with a fixed schedule, positions at random."""
+
+    Config = RandomConfig
+
+    def __init__(self, config: RandomConfig) -> None:
+        """Keep the settings."""
+        self.config = config
+
+    def sample(
+        self,
+        policy: DiffusionPolicy,
+        prompts: Prompts,
+        *,
+        num_rollouts: int,
+        generator: torch.Generator,
+    ) -> Rollouts:
+        """See :meth:`dmpo.samplers.base.Sampler.sample`."""
+        return fill_canvas(
+            policy,
+            prompts,
+            RandomOrderRule(self.config.schedule),
+            make_forward(policy, self.config.cfg_scale),
+            self.config,
+            num_rollouts=num_rollouts,
+            generator=generator,
+        )
