@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -73,7 +73,7 @@ def _grade_group(rollouts: Rollouts, task: Task, prompt: int) -> list[Mapping[st
     return [graded[text] for text in texts]
 
 
-def _checked(grades: Mapping[str, float], task: Task, where: str) -> Mapping[str, float]:
+def _checked(grades: Mapping[str, Any], task: Task, where: str) -> Mapping[str, float]:
     for name in task.reward_weights:
         if name not in grades:
             raise RewardError(f"{where}: no figure {name!r}; it gave {', '.join(grades)}.")
