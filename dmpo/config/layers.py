@@ -8,6 +8,9 @@ lower layer's settings from outliving what they belonged to:
 - where the objective changes, the lower layer's likelihoods, weights and baseline go, so that
   the new objective's own defaults apply;
 - where the task changes, the lower layer's canvas lengths go: they belonged to other answers.
+
+And a setting that excludes another one takes its place: a model to load the lower layer's
+model from scratch, another alpha the lower layer's eta.
 """
 
 from __future__ import annotations
@@ -53,13 +56,19 @@ _LENGTHS = tuple(
     for key in ("gen_length", "block_length", "steps", "tokens_per_step")
 )
 
+_TAKES_THE_PLACE_OF = {
+    "policy.model": ("policy.scratch", "policy.revision"),
+    "policy.scratch": ("policy.model", "policy.revision"),
+    "weights.alpha": ("weights.eta",),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A value that is not merged any further."""
 
     value: Any
-    """Text, number, boolean, None, or an empty list or mapping."""
+    """Text, number, boolean, None, or an empty list."""
     source: str
     """Where it came from, in words: ``recipe sudoku``, ``--set``, …"""
 
@@ -87,7 +96,7 @@ def sourced(value: Any, source: str, path: tuple[str, ...] = ()) -> Tree:
         value = [value]
     if isinstance(value, str) and is_section(path):
         value = {"name": value}
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         return {key: sourced(item, source, (*path, key)) for key, item in value.items()}
     if isinstance(value, list) and value:
         return [sourced(item, source, (*path, str(n))) for n, item in enumerate(value)]
@@ -165,6 +174,10 @@ def stacked(lower: Tree, upper: Tree) -> Tree:
     for path in _section_paths(upper):
         if _renames(_at(lower, path), _at(upper, path)):
             dropped += (path,)
+    for path, others in _TAKES_THE_PLACE_OF.items():
+        value = _at(upper, path)
+        if value is not None and plain(value) not in (None, _plain_at(lower, path)):
+            dropped += others
     return merged(_without(lower, dropped), upper)
 
 
@@ -178,6 +191,11 @@ def _at(tree: Tree | None, path: str) -> Tree | None:
     for part in path.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
+
+
+def _plain_at(tree: Tree, path: str) -> Any:
+    found = _at(tree, path)
+    return None if found is None else plain(found)
 
 
 def _without(tree: Tree, paths: Iterable[str]) -> Tree:

@@ -55,9 +55,15 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes exactly what ``_Loader`` would read as something other than text."""
+    """Quotes text that a reader of YAML 1.1 or 1.2 would take for something else."""
 
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+    }
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         """Write every value in full."""
@@ -137,7 +143,10 @@ def _lines(
     lines = []
     for head, key, item in entries:
         below = (*path, key)
-        if isinstance(item, Mapping | list) and item:
+        if isinstance(item, Mapping) and item and head.endswith("-"):
+            (first, comment), *rest = _lines(item, comments, below, indent + "  ")
+            lines += [(f"{head} {first.lstrip()}", comment), *rest]
+        elif isinstance(item, Mapping | list) and item:
             lines.append((head, ""))
             lines += _lines(item, comments, below, indent + "  ")
         else:

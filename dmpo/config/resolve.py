@@ -1,0 +1,229 @@
+"""From layers to a complete config: every value filled in, checked, and with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dmpo.config.layers import Leaf, Tree, assigned, leaf_sources, name_of, plain, sourced, stacked
+from dmpo.config.run import EvaluationSection, PluginSection, RunConfig, SftConfig
+from dmpo.errors import ConfigError, UnknownNameError
+from dmpo.registry import (
+    BASELINES,
+    LIKELIHOODS,
+    OBJECTIVES,
+    POLICIES,
+    REWARDS,
+    SAMPLERS,
+    TASKS,
+    WEIGHTS,
+    PluginConfig,
+    Registry,
+    first_validation_message,
+)
+from dmpo.tasks.base import Task
+
+__all__ = ["Resolved", "resolve_run", "resolve_sft", "section_registry"]
+
+ConfigT = TypeVar("ConfigT", RunConfig, SftConfig)
+
+_REGISTRIES: Mapping[str, Registry[Any]] = {
+    "policy": POLICIES,
+    "task": TASKS,
+    "tasks": TASKS,
+    "sampler": SAMPLERS,
+    "evaluation.sampler": SAMPLERS,
+    "rewards": REWARDS,
+    "likelihood": LIKELIHOODS,
+    "ratio_likelihood": LIKELIHOODS,
+    "weights": WEIGHTS,
+    "baseline": BASELINES,
+    "objective": OBJECTIVES,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved(Generic[ConfigT]):
+    """A complete config and where each of its values came from."""
+
+    config: ConfigT
+    """Every parameter of every plugin is written out."""
+    provenance: Mapping[str, str]
+    """Source of each leaf by dotted path."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the config as plain values, in the order a reader wants."""
+        return self.config.model_dump(mode="json")
+
+
+def section_registry(path: str) -> Registry[Any]:
+    """Return the registry a section's name is looked up in (``rewards.0``, ``policy``)."""
+    return _REGISTRIES[path] if path in _REGISTRIES else _REGISTRIES[path.split(".")[0]]
+
+
+def resolve_run(layers: Sequence[Tree]) -> Resolved[RunConfig]:
+    """Return the complete config of ``dmpo train``.
+
+    Args:
+        layers: Lowest first; the defaults lie beneath them all.
+
+    Raises:
+        ConfigError: If a key is unknown or a value wrong; the message starts with the dotted
+            path and ends with the value's source.
+        PluginError: If a plugin cannot be imported.
+    """
+    tree = _stack(RunConfig, layers)
+    tree["rewards"] = _with_functions(tree["rewards"])
+    objective = name_of(tree["objective"])
+    if objective is not None:
+        parts = OBJECTIVES.load(objective).default_parts
+        tree = _over(sourced(parts, f"default of objective {objective}"), tree)
+    draft = _validated(RunConfig, tree)
+    length = _response_length(draft.task, "task", tree)
+    tree = _with_length(tree, "sampler", draft.sampler, length)
+    inherited = plain(tree["sampler"]).get("gen_length")
+    if inherited is not None:
+        length = Leaf(inherited, "sampler.gen_length")
+    return _completed(
+        RunConfig, _with_length(tree, "evaluation.sampler", draft.evaluation.sampler, length)
+    )
+
+
+def resolve_sft(layers: Sequence[Tree]) -> Resolved[SftConfig]:
+    """Return the complete config of ``dmpo sft``; see :func:`resolve_run`.
+
+    Where the evaluation's sampler is given no ``gen_length``, it is the longest that a task
+    asks for.
+    """
+    tree = _stack(SftConfig, layers)
+    draft = _validated(SftConfig, tree)
+    lengths = [_response_length(task, f"tasks.{n}", tree) for n, task in enumerate(draft.tasks)]
+    longest = max(lengths, key=lambda leaf: int(leaf.value))
+    return _completed(
+        SftConfig, _with_length(tree, "evaluation.sampler", draft.evaluation.sampler, longest)
+    )
+
+
+def _stack(model: type[BaseModel], layers: Sequence[Tree]) -> dict[str, Any]:
+    """Lay the layers over the sections that the model itself fills in."""
+    defaults: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        if isinstance(value, PluginSection):
+            defaults[name] = value.model_dump()
+        elif isinstance(value, tuple):
+            defaults[name] = [{"name": section.name} for section in value]
+        elif isinstance(value, EvaluationSection):
+            defaults[name] = {"sampler": value.sampler.model_dump()}
+    tree = sourced(defaults, "default")
+    for layer in layers:
+        tree = stacked(tree, layer)
+    return _mapping(tree)
+
+
+def _over(lower: Tree, upper: Tree) -> dict[str, Any]:
+    return _mapping(stacked(lower, upper))
+
+
+def _mapping(tree: Tree) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise ConfigError("config: expected `key: value` pairs.")
+    return tree
+
+
+def _with_functions(rewards: Tree) -> Tree:
+    """Read a reward named ``module:function`` as the `function` reward with that target."""
+    if not isinstance(rewards, list):
+        return rewards
+    sections = []
+    for section in rewards:
+        name = name_of(section)
+        if name is not None and ":" in name:
+            source = section["name"].source
+            section = section | {"name": Leaf("function", source), "target": Leaf(name, source)}
+        sections.append(section)
+    return sections
+
+
+def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:
+    try:
+        return model.model_validate(plain(tree))
+    except ValidationError as error:
+        raise _with_source(first_validation_message(error, model), tree) from None
+
+
+def _with_source(message: str, tree: Tree) -> ConfigError:
+    """Say behind a message where the value at the path it starts with came from."""
+    source = leaf_sources(tree).get(message.partition(":")[0])
+    return ConfigError(f"{message} (from {source})" if source else message)
+
+
+def _plugin_config(section: PluginSection, path: str, tree: Tree) -> PluginConfig:
+    registry = section_registry(path)
+    try:
+        registry.entry(section.name)
+        return registry.config(section.name, section.parameters, field=path)
+    except UnknownNameError as error:
+        raise UnknownNameError(path, error.given, error.accepted) from None
+    except ConfigError as error:
+        raise _with_source(str(error), tree) from None
+
+
+def _response_length(task: PluginSection, path: str, tree: Tree) -> Leaf:
+    config = _plugin_config(task, path, tree)
+    built: Task = TASKS.load(task.name)(config)  # type: ignore[call-arg]
+    return Leaf(built.response_length, f"task {task.name}")
+
+
+def _with_length(
+    tree: dict[str, Any], path: str, section: PluginSection, length: Leaf
+) -> dict[str, Any]:
+    """Fill in ``gen_length`` where the sampler has one and no layer gave it."""
+    if "gen_length" not in SAMPLERS.load(section.name).Config.model_fields:
+        return tree
+    return _over(assigned(f"{path}.gen_length", length.value, length.source), tree)
+
+
+def _completed(model: type[ConfigT], tree: Tree) -> Resolved[ConfigT]:
+    """Write out every plugin's parameters and say where each came from."""
+    draft = _validated(model, tree)
+    values = draft.model_dump(mode="json")
+    sources = leaf_sources(tree)
+    defaults: dict[str, str] = {}
+    for path, section in _sections(draft):
+        parameters = _plugin_config(section, path, tree).model_dump(mode="json")
+        own = section.model_dump(include=set(type(section).model_fields))  # of a reward: its weight
+        target = _value_at(values, path)
+        target.clear()
+        target.update({**own, **parameters, **own})
+        kind = section_registry(path).kind
+        defaults[path] = f"default of {kind} {section.name}"
+    config = _validated(model, sourced(values, ""))
+    provenance = {}
+    for path in leaf_sources(sourced(config.model_dump(mode="json"), "")):
+        owner = next(
+            (text for head, text in defaults.items() if path.startswith(f"{head}.")), "default"
+        )
+        provenance[path] = sources.get(path, owner)
+    return Resolved(config=config, provenance=provenance)
+
+
+def _sections(config: RunConfig | SftConfig) -> Iterator[tuple[str, PluginSection]]:
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, PluginSection):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from ((f"{name}.{index}", section) for index, section in enumerate(value))
+        elif isinstance(value, EvaluationSection):
+            yield f"{name}.sampler", value.sampler
+
+
+def _value_at(values: Any, path: str) -> dict[str, Any]:
+    for part in path.split("."):
+        values = values[int(part)] if isinstance(values, list) else values[part]
+    found: dict[str, Any] = values
+    return found
