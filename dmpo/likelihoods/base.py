@@ -44,6 +44,8 @@ class Likelihood(ABC):
 
     is_exact: ClassVar[bool]
     """Whether log-ratios from this estimator carry no Monte-Carlo noise."""
+    needs_path: ClassVar[bool]
+    """Whether rollouts must carry the path they were made along (``Sampler.records_path``)."""
     is_deterministic: bool
     """Whether two calls of ``views`` on the same rollouts always agree."""
     config: LikelihoodConfig

@@ -50,6 +50,7 @@ class ElboLikelihood(Likelihood):
 
     Config: ClassVar[type[LikelihoodConfig]] = ElboConfig
     is_exact = False
+    needs_path = False
     is_deterministic = False
 
     def __init__(self, config: ElboConfig) -> None:

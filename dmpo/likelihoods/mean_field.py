@@ -33,6 +33,7 @@ class MeanFieldLikelihood(Likelihood):
 
     Config: ClassVar[type[LikelihoodConfig]] = MeanFieldConfig
     is_exact = False
+    needs_path = False
 
     def __init__(self, config: MeanFieldConfig) -> None:
         """Keep the config."""

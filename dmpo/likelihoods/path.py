@@ -33,6 +33,7 @@ class PathLikelihood(Likelihood):
 
     Config: ClassVar[type[LikelihoodConfig]] = PathConfig
     is_exact = True
+    needs_path = True
     is_deterministic = True
 
     def __init__(self, config: PathConfig) -> None:

@@ -27,6 +27,9 @@ class Sampler(ABC):
 
     Config: ClassVar[type[SamplerConfig]]
 
+    records_path: bool
+    """Whether, with its settings, rollouts carry the exact log-probabilities of their path."""
+
     @abstractmethod
     def sample(
         self,

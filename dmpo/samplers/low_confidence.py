@@ -62,6 +62,7 @@ class LowConfidenceSampler(Sampler):
     def __init__(self, config: LowConfidenceConfig) -> None:
         """Keep the settings."""
         self.config = config
+        self.records_path = False
 
     def sample(
         self,

@@ -63,6 +63,7 @@ class RandomSampler(Sampler):
     def __init__(self, config: RandomConfig) -> None:
         """Keep the settings."""
         self.config = config
+        self.records_path = config.temperature > 0 and config.cfg_scale == 0
 
     def sample(
         self,

@@ -55,6 +55,7 @@ class RoarSampler(Sampler):
     def __init__(self, config: RoarConfig) -> None:
         """Keep the settings."""
         self.config = config
+        self.records_path = config.temperature > 0
 
     def sample(
         self,

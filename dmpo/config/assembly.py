@@ -1,0 +1,204 @@
+"""From a resolved config to objects, each through its registry; contradictions are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from dmpo.config.run import EvaluationSection, PluginSection, RewardSection, RunConfig, SftConfig
+from dmpo.errors import ConfigError
+from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
+from dmpo.likelihoods.base import Likelihood
+from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.registry import (
+    BASELINES,
+    LIKELIHOODS,
+    OBJECTIVES,
+    POLICIES,
+    REWARDS,
+    SAMPLERS,
+    TASKS,
+    WEIGHTS,
+)
+from dmpo.rewards.base import RewardModel
+from dmpo.rewards.composite import CompositeReward
+from dmpo.samplers.base import Sampler
+from dmpo.tasks.base import Task
+from dmpo.training.sft import SftTask
+from dmpo.training.trainer import TrainingParts
+
+__all__ = [
+    "LightParts",
+    "build_evaluator",
+    "build_light_parts",
+    "build_objective",
+    "build_policy",
+    "build_reward",
+    "build_sampler",
+    "build_sft_tasks",
+    "build_task",
+    "build_training_parts",
+    "place_on_accelerator",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightParts:
+    """Every part of a run but the policy: built in an instant, so contradictions show first."""
+
+    task: Task
+    """Where prompts come from."""
+    sampler: Sampler
+    """How rollouts are made."""
+    reward: RewardModel
+    """What makes a rollout good."""
+    objective: Objective
+    """How rewards become a gradient."""
+    evaluator: Evaluator
+    """What measures the policy before and after."""
+
+
+def build_policy(section: PluginSection) -> DiffusionPolicy:
+    """Build the policy: this loads weights."""
+    return POLICIES.build(section.name, section.parameters)
+
+
+def build_task(section: PluginSection) -> Task:
+    """Build the task."""
+    return TASKS.build(section.name, section.parameters)
+
+
+def build_sampler(section: PluginSection) -> Sampler:
+    """Build a sampler from a section whose ``gen_length`` is filled in."""
+    return SAMPLERS.build(section.name, section.parameters)
+
+
+def build_reward(sections: Sequence[RewardSection]) -> RewardModel:
+    """Build the weighted sum of the rewards; one of weight 1 stands for itself."""
+    if len(sections) == 1 and sections[0].weight == 1:
+        return REWARDS.build(sections[0].name, sections[0].parameters)
+    parts: dict[str, tuple[float, RewardModel]] = {}
+    for section in sections:
+        built = REWARDS.build(section.name, section.parameters)
+        parts[_distinct(_reward_name(section), parts)] = (section.weight, built)
+    return CompositeReward([(name, weight, reward) for name, (weight, reward) in parts.items()])
+
+
+def _reward_name(section: RewardSection) -> str:
+    """Return how the log calls a reward: a function's own name."""
+    return str(section.parameters.get("target", section.name)).rpartition(":")[2]
+
+
+def _distinct(name: str, taken: object) -> str:
+    names = [name, *(f"{name}_{count}" for count in range(2, 100))]
+    return next(
+        candidate for candidate in names if candidate not in cast("dict[str, object]", taken)
+    )
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """Build the objective and its exchangeable parts.
+
+    Raises:
+        ConfigError: If the parts contradict each other.
+    """
+    likelihood = _likelihood(config.likelihood)
+    ratio = likelihood
+    if config.ratio_likelihood is not None:
+        ratio = _likelihood(config.ratio_likelihood)
+    parts = ObjectiveParts(
+        likelihood=likelihood,
+        ratio_likelihood=ratio,
+        weights=WEIGHTS.build(config.weights.name, config.weights.parameters),
+        baseline=BASELINES.build(config.baseline.name, config.baseline.parameters),
+        updates_per_buffer=config.training.updates_per_buffer,
+        rows_per_forward=config.training.rows_per_forward,
+    )
+    if parts.baseline.strength and not parts.weights.has_link:
+        raise ConfigError(
+            f"baseline: {config.baseline.name!r} goes through the link of the weights, and "
+            f"{config.weights.name!r} weights have none; use baseline 'none' or other weights."
+        )
+    objective = OBJECTIVES.load(config.objective.name)
+    parameters = OBJECTIVES.config(config.objective.name, config.objective.parameters)
+    return objective(parameters, parts)  # type: ignore[call-arg]  # by contract: cls(config, parts)
+
+
+def _likelihood(section: PluginSection) -> Likelihood:
+    return LIKELIHOODS.build(section.name, section.parameters)
+
+
+def build_evaluator(section: EvaluationSection, task: Task) -> Evaluator:
+    """Build the evaluator with its own sampler."""
+    settings = EvaluationSettings.model_validate(section.model_dump(exclude={"sampler"}))
+    return Evaluator(task, build_sampler(section.sampler), settings)
+
+
+def build_light_parts(config: RunConfig) -> LightParts:
+    """Build everything but the policy and check that the parts go together.
+
+    Raises:
+        ConfigError: If they contradict each other; the message names the fields.
+    """
+    task = build_task(config.task)
+    sampler = build_sampler(config.sampler)
+    _check_path(config, sampler)
+    return LightParts(
+        task=task,
+        sampler=sampler,
+        reward=build_reward(config.rewards),
+        objective=build_objective(config),
+        evaluator=build_evaluator(config.evaluation, task),
+    )
+
+
+def _check_path(config: RunConfig, sampler: Sampler) -> None:
+    """Refuse a likelihood of the path where the sampler records none."""
+    if sampler.records_path:
+        return
+    for field in ("likelihood", "ratio_likelihood"):
+        section: PluginSection | None = getattr(config, field)
+        if section is not None and _likelihood(section).needs_path:
+            raise ConfigError(
+                f"{field}: {section.name!r} needs the path of each rollout, and sampler "
+                f"{config.sampler.name!r} with these settings records none; use sampler 'roar' "
+                "at a temperature above 0, or another likelihood."
+            )
+
+
+def build_training_parts(config: RunConfig, light: LightParts) -> TrainingParts:
+    """Build the policy and put all parts of a run together."""
+    return TrainingParts(
+        policy=build_policy(config.policy),
+        task=light.task,
+        sampler=light.sampler,
+        reward=light.reward,
+        objective=light.objective,
+    )
+
+
+def build_sft_tasks(config: SftConfig) -> list[SftTask]:
+    """Build the mixture that supervised fine-tuning learns from."""
+    tasks: dict[str, SftTask] = {}
+    for section in config.tasks:
+        task = build_task(section)
+        name = _distinct(section.name, tasks)
+        tasks[name] = SftTask(
+            name=name,
+            task=task,
+            weight=section.weight,
+            evaluator=build_evaluator(config.evaluation, task),
+        )
+    return list(tasks.values())
+
+
+def place_on_accelerator(policy: DiffusionPolicy) -> None:
+    """Move the policy to the accelerator, if there is one; training's engine does it itself."""
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is not None:
+            policy.module.to(accelerator)
