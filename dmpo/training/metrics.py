@@ -9,8 +9,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dmpo.records import Batch, Experience, Rollouts
 from dmpo.tasks.base import Task
@@ -18,12 +16,13 @@ from dmpo.training.phases import Phase, model_tokens
 
 __all__ = [
     "METRICS",
+    "OBJECTIVE_NAMES",
     "buffer_metrics",
-    "group_spread",
     "log_ratio_warnings",
+    "named_by_objective",
     "phase_metrics",
+    "step_metrics",
     "unique_answers",
-    "weight_metrics",
 ]
 
 METRICS: Mapping[str, str] = {
@@ -33,14 +32,23 @@ METRICS: Mapping[str, str] = {
     "reward/flat_groups": "Share of groups whose rewards are all equal: they carry no signal.",
     "weights/ess": "Effective sample size, as a share of N, mean over groups; before a baseline.",
     "weights/coefficient": "Proximal coefficient c, mean over prompts.",
-    "weights/max": "Largest real weight (baseline subtracted) of the step.",
-    "weights/min": "Smallest real weight of the step.",
-    "log_ratio/mean": "Mean of log p_ref − log p_v, in nats; only with a reference.",
-    "log_ratio/std": "Its standard deviation within groups, in nats.",
-    "log_ratio/standard_error": "Its noise over the likelihood's replicates, in nats (root mean "
-    "square); only where replicates tell.",
-    "log_ratio/tilt_spread": "Standard deviation of r/α within groups, in nats: what the noise "
-    "should be small against.",
+    "weights/max": "Largest weight of the buffer, baseline not yet subtracted.",
+    "weights/min": "Smallest weight of the buffer, baseline not yet subtracted.",
+    "weights/real_max": "Largest real weight (baseline subtracted) of the step.",
+    "weights/real_min": "Smallest real weight of the step.",
+    "weights/real_mean": "Mean real weight of the step.",
+    "weights/baseline_ess": "Effective sample size of the `model` baseline's weights.",
+    "log_ratio/mean": "Mean of log p_ref − log p_v, in nats; like the next four, only with a "
+    "reference.",
+    "log_ratio/std": "Its standard deviation inside a group, mean over groups, in nats.",
+    "log_ratio/standard_error": "Its noise over the likelihood's replicates, root mean square, in "
+    "nats; missing where a single replicate cannot tell.",
+    "log_ratio/reward_spread": "Standard deviation of r/α inside a group, mean over groups, in "
+    "nats: what the noise should be small against.",
+    "log_ratio/noise_exceeds_reward": "1 where the noise is the larger of the two: a warning.",
+    "log_ratio/model_std": "Standard deviation of log p_θ − log p_v inside a group, in nats; only "
+    "with the `model` baseline.",
+    "objective/<name>": "Anything else that an objective reports of a buffer or a step.",
     "rollout/length": "Answer tokens, the first EOS included, mean.",
     "rollout/negative_log_prob": "−log-probability of an answer token when it was drawn, mean in "
     "nats: estimates the entropy of the rollouts; only where the sampler records it.",
@@ -62,9 +70,23 @@ METRICS: Mapping[str, str] = {
 """Every metric that a step may carry and what it means; objectives add their own."""
 
 
-def group_spread(values: Float[Tensor, "B N"]) -> float:
-    """Return the pooled standard deviation within groups, √(mean of the groups' variances)."""
-    return values.double().var(dim=1, unbiased=True).mean().sqrt().item()
+OBJECTIVE_NAMES: Mapping[str, str] = {
+    "ess": "weights/ess",
+    "coefficient": "weights/coefficient",
+    "weight_max": "weights/max",
+    "weight_min": "weights/min",
+    "real_weight_max": "weights/real_max",
+    "real_weight_min": "weights/real_min",
+    "real_weight_mean": "weights/real_mean",
+    "baseline_ess": "weights/baseline_ess",
+    "log_ratio_mean": "log_ratio/mean",
+    "log_ratio_std": "log_ratio/std",
+    "log_ratio_standard_error": "log_ratio/standard_error",
+    "reward_spread_over_alpha": "log_ratio/reward_spread",
+    "noise_exceeds_reward": "log_ratio/noise_exceeds_reward",
+    "model_log_ratio_std": "log_ratio/model_std",
+}
+"""What objectives call their figures, and where a line puts them."""
 
 
 def unique_answers(task: Task, rollouts: Rollouts) -> tuple[float, float]:
@@ -98,33 +120,24 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
     if rollouts.log_probs is not None:
         drawn = rollouts.log_probs[rollouts.answer_mask]
         metrics["rollout/negative_log_prob"] = -drawn.double().mean().item()
-    return {**metrics, **_log_ratio_metrics(experience), **experience.metrics}
+    return {**metrics, **named_by_objective(experience.metrics)}
 
 
-def _log_ratio_metrics(experience: Experience) -> dict[str, float]:
-    ratio, weights = experience.log_ratio, experience.weights
-    if ratio is None:
-        return {}
-    metrics = {
-        "log_ratio/mean": ratio.value.mean().item(),
-        "log_ratio/std": group_spread(ratio.value),
-    }
-    if ratio.standard_error is not None:
-        error = ratio.standard_error.double()
-        metrics["log_ratio/standard_error"] = error.square().mean().sqrt().item()
-    if weights.log_weights is not None:
-        tilt = weights.log_weights / weights.coefficient[:, None] - ratio.value
-        metrics["log_ratio/tilt_spread"] = group_spread(tilt)
-    return metrics
+def named_by_objective(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what an objective reports under the names of :data:`METRICS`.
+
+    A name that the table does not know is put under ``objective/``.
+    """
+    return {OBJECTIVE_NAMES.get(name, f"objective/{name}"): v for name, v in metrics.items()}
 
 
 def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
     """Return a sentence if the log-ratio's noise exceeds the spread of r/α (METHOD, "Likelihood").
 
-    Groups whose rewards do not differ at all are no reason to warn.
+    A buffer whose rewards do not differ within any group is no reason to warn.
     """
     noise = metrics.get("log_ratio/standard_error", 0.0)
-    spread = metrics.get("log_ratio/tilt_spread", 0.0)
+    spread = metrics.get("log_ratio/reward_spread", 0.0)
     if not 0 < spread < noise:
         return ()
     return (
@@ -134,13 +147,13 @@ def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
     )
 
 
-def weight_metrics(batch: Batch) -> dict[str, float]:
+def step_metrics(batch: Batch) -> dict[str, float]:
     """Return the extremes of the real weights of a step, and what the draw learnt."""
     weights = batch.weights if batch.num_rows else torch.zeros(1)
     return {
-        "weights/max": weights.max().item(),
-        "weights/min": weights.min().item(),
-        **batch.metrics,
+        "weights/real_max": weights.max().item(),
+        "weights/real_min": weights.min().item(),
+        **named_by_objective(batch.metrics),
     }
 
 

@@ -1,29 +1,71 @@
-"""STUB (signatures are final; the body follows): supervised fine-tuning of a masked diffusion model."""
+"""Supervised fine-tuning of a masked diffusion model on what tasks demonstrate (LLaDA's recipe).
+
+Every batch holds problems of one task, drawn by the mixture's weights, so nothing is padded
+for the sake of another task; answers are demonstrated afresh every time a problem comes up.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
+import random
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Self, final
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import EvaluationResult, Evaluator
+from dmpo.evaluation.table import evaluation_json, evaluation_markdown
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.tasks.base import Task
-from dmpo.training.optimization import OptimizationSettings
+from dmpo.training.denoising import (
+    DenoisingBatch,
+    Masking,
+    denoising_loss,
+    draw_noise,
+    split_rows,
+)
+from dmpo.training.engine import Engine
+from dmpo.training.events import Observer, StepDone
+from dmpo.training.optimization import OptimizationSettings, Schedule
+from dmpo.training.prompts import prompt_indices
+from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 
 __all__ = ["SftSettings", "SftTask", "SftTrainer"]
 
 
 class SftSettings(OptimizationSettings):
-    """…"""
+    """Batch, noise, and how often a line is written."""
 
-    batch_rows: PositiveInt = Field(128)
-    micro_batch_rows: PositiveInt | None = Field(None)
-    masking: Literal["bernoulli", "count"] = Field("count")
-    log_every: PositiveInt = Field(10)
+    num_steps: PositiveInt = Field(2000, description="Gradient steps in all.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
+    schedule: Schedule = Field(
+        "cosine", description="What follows warm-up: constant, or a decay to 0 at num_steps."
+    )
+    batch_rows: PositiveInt = Field(128, description="Demonstrations per gradient step.")
+    micro_batch_rows: PositiveInt | None = Field(
+        None, description="Demonstrations per forward and backward pass, at most; null: all."
+    )
+    masking: Masking = Field(
+        "count",
+        description="How many tokens are hidden: a count uniform on 1..D, or (bernoulli, "
+        "LLaDA's) each token with probability t, t uniform.",
+    )
+    stratified: bool = Field(
+        True, description="Spread the shares of hidden tokens evenly over a batch."
+    )
+    log_every: PositiveInt = Field(20, description="Steps between lines of metrics.jsonl.")
+
+    @model_validator(mode="after")
+    def _check_stratified(self) -> Self:
+        if self.stratified and self.batch_rows == 1:
+            raise ValueError("stratified spreads over the rows of a batch; batch_rows is 1.")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +73,32 @@ class SftTask:
     """One ingredient of the mixture."""
 
     name: str
+    """What it is called in files."""
     task: Task
+    """Where problems and demonstrations come from."""
     weight: float = 1.0
+    """Its share of the batches, relative to the others."""
     response_length: int | None = None
+    """Canvas length D; None: the task's own."""
     evaluator: Evaluator | None = None
+    """Measures the policy at the end; None: it is not measured."""
 
 
 @final
 class SftTrainer:
-    """…"""
+    """Trains a policy to answer as the demonstrations do, and saves it.
+
+    Args:
+        policy: What is trained.
+        tasks: The mixture; names differ, weights are positive.
+        settings: Optimizer, batch, noise.
+        seed: With it and the tasks, a run is determined.
+        output: Folder that gets the policy, metrics.jsonl, evaluation.json and evaluation.md.
+        observers: Told of every ``log_every``-th step.
+
+    Raises:
+        ConfigError: If the mixture is empty, a name comes twice, or a weight is not positive.
+    """
 
     def __init__(
         self,
@@ -49,9 +108,133 @@ class SftTrainer:
         *,
         seed: int,
         output: Path,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        raise NotImplementedError
+        """Check the mixture and wrap the policy."""
+        _check_mixture(tasks)
+        self._policy = policy
+        self._tasks = {task.name: task for task in tasks}
+        self._examples = {task.name: task.task.examples("train") for task in tasks}
+        self._settings = settings
+        self._seed = seed
+        self._output = output
+        self._engine = Engine(policy, settings, output)
+        self._rows = self._engine.share(settings.batch_rows, "batch_rows")
+        self._observers = tuple(observers)
+        self._cursors: Counter[str] = Counter()
 
     def train(self) -> dict[str, EvaluationResult]:
-        """Train, save the policy to ``output`` and its figures beside it; by task name."""
-        raise NotImplementedError
+        """Take every step, save the policy, and return the figures of each measured task."""
+        settings, started = self._settings, time.perf_counter()
+        self._output.mkdir(parents=True, exist_ok=True)
+        (self._output / "metrics.jsonl").unlink(missing_ok=True)
+        losses: list[float] = []
+        tokens = self._policy.forward_tokens
+        for step in range(settings.num_steps):
+            loss, norm, rate = self._gradient_step(step)
+            losses.append(loss)
+            if (step + 1) % settings.log_every and step + 1 < settings.num_steps:
+                continue
+            seconds = time.perf_counter() - started
+            metrics = {
+                "loss/total": sum(losses) / len(losses),
+                "optimizer/gradient_norm": norm,
+                "optimizer/learning_rate": rate,
+                "tokens/per_second": 3 * (self._policy.forward_tokens - tokens) / seconds,
+                "time/total": seconds,
+            }
+            losses.clear()
+            self._report(step + 1, metrics)
+        return self._finish()
+
+    def _gradient_step(self, step: int) -> tuple[float, float, float]:
+        """Return loss, gradient norm and learning rate of one step."""
+        settings = self._settings
+        batch = self._batch(step)
+        slices = split_rows(batch, settings.micro_batch_rows or self._rows)
+        dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
+        with seeded_dropout(dropout_seed, self._policy.device):
+            losses = self._engine.backward(slices, functools.partial(denoising_loss, self._policy))
+        update = self._engine.update(losses["total"])
+        return losses["total"], update.gradient_norm, update.learning_rate
+
+    def _batch(self, step: int) -> DenoisingBatch:
+        """Draw a task, its next problems, demonstrations of them, and the noise."""
+        settings, policy, rank = self._settings, self._policy, self._engine.rank
+        mixture = random.Random(seed_for(self._seed, 0, step, "mixture"))
+        (chosen,) = mixture.choices(
+            list(self._tasks.values()), weights=[task.weight for task in self._tasks.values()]
+        )
+        examples = self._examples[chosen.name]
+        indices = prompt_indices(
+            len(examples),
+            seed=self._seed,
+            cursor=self._cursors[chosen.name],
+            count=settings.batch_rows,
+        )
+        self._cursors[chosen.name] += settings.batch_rows
+        mine = [examples[index] for index in indices[rank * self._rows : (rank + 1) * self._rows]]
+        rng = random.Random(seed_for(self._seed, rank, step, "demonstrations"))
+        length = chosen.response_length or chosen.task.response_length
+        answers = [chosen.task.demonstrate(example, rng) for example in mine]
+        prompts = policy.encode(mine)
+        hidden, coefficient = draw_noise(
+            len(mine),
+            length,
+            generator_for(self._seed, rank, step, "noise"),
+            masking=settings.masking,
+            stratified=settings.stratified,
+        )
+        return DenoisingBatch(
+            prompt_tokens=prompts.tokens,
+            prompt_mask=prompts.attention_mask,
+            responses=policy.encode_completions(answers, length),
+            hidden=hidden,
+            coefficient=coefficient,
+            num_rows_in_batch=len(mine),
+        )
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        if not self._engine.is_main:
+            return
+        with (self._output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        seconds, num_steps = metrics["time/total"], self._settings.num_steps
+        event = StepDone(
+            step=step,
+            num_steps=num_steps,
+            metrics=metrics,
+            seconds=seconds,
+            seconds_left=seconds / step * (num_steps - step),
+        )
+        for observer in self._observers:
+            observer.notify(event)
+
+    def _finish(self) -> dict[str, EvaluationResult]:
+        results = {
+            name: task.evaluator.evaluate(
+                self._policy, generator_for(self._seed, 0, 0, "evaluation")
+            )
+            for name, task in self._tasks.items()
+            if task.evaluator is not None
+        }
+        self._engine.wait()
+        if self._engine.is_main:
+            self._policy.save(self._output)
+            if results:
+                files = {
+                    "evaluation.json": evaluation_json(results),
+                    "evaluation.md": evaluation_markdown(results),
+                }
+                for name, text in files.items():
+                    (self._output / name).write_text(text, encoding="utf-8")
+        return results
+
+
+def _check_mixture(tasks: Sequence[SftTask]) -> None:
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"tasks: give at least one, each name once; given {names}.")
+    for task in tasks:
+        if task.weight <= 0:
+            raise ConfigError(f"tasks: weight of {task.name!r} must be positive; {task.weight}.")

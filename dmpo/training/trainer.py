@@ -31,7 +31,7 @@ from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
     phase_metrics,
-    weight_metrics,
+    step_metrics,
 )
 from dmpo.training.phases import PhaseMeter, model_tokens
 from dmpo.training.prompts import prompt_indices
@@ -209,7 +209,7 @@ class Trainer:
         skipped = self._progress.skipped_steps + update.is_skipped
         self._progress = replace(self._progress, skipped_steps=skipped)
         return {
-            **self._engine.mean(weight_metrics(batch)),
+            **self._engine.mean(step_metrics(batch)),
             **{f"loss/{name}": value for name, value in losses.items()},
             "optimizer/gradient_norm": update.gradient_norm,
             "optimizer/learning_rate": update.learning_rate,
