@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import (
     LoraConfig,
     PeftModel,
@@ -52,6 +53,7 @@ class LoraSettings(BaseModel):
     targets: Literal["paper", "all"] = Field(
         "paper", description="Adapted projections: q, k, v and up, or all seven of a block."
     )
+    seed: int = Field(0, ge=0, description="Seed of the adapters' first halves.")
 
 
 def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> nn.Module:
@@ -72,8 +74,9 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> 
         target_modules=list(LORA_TARGETS[settings.targets]),
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        # PEFT asks transformers a question by a name that is about to go.
+    # PEFT draws from the global stream, and asks transformers a question by a name about to go.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(settings.seed)
         warnings.simplefilter("ignore", FutureWarning)
         adapted: nn.Module = get_peft_model(model, config)
     config.base_model_name_or_path = base_name  # PEFT has put the local path here

@@ -72,7 +72,7 @@ class TransformersPolicy(DiffusionPolicy):
         self.max_length = codec.max_length
         self.forward_tokens = 0
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint_blocks(model)
         if lora is not None:
             model = attach_lora(model, lora, base_name=base_name)
         self._codec = codec
@@ -159,13 +159,13 @@ class TransformersPolicy(DiffusionPolicy):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Context in which the policy is π_ref.
+        """Context in which the policy is π_ref, which takes no gradient.
 
         Raises:
             ConfigError: If there are no adapters and ``freeze_reference`` was not called.
         """
         if is_adapted(self._denoiser.model):
-            with adapters_disabled(self._denoiser.model):
+            with torch.no_grad(), adapters_disabled(self._denoiser.model):
                 yield
             return
         if self._frozen is None:
@@ -176,7 +176,8 @@ class TransformersPolicy(DiffusionPolicy):
         active = self._active
         self._active = self._frozen.to(self.device)
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
             self._active = active
 
@@ -257,3 +258,11 @@ class TransformersPolicy(DiffusionPolicy):
                 f"{self.max_length}; shorten the prompt or gen_length."
             )
         self.forward_tokens += tokens.numel()
+
+
+def _checkpoint_blocks(model: Any) -> None:
+    # The library is renaming this method; the old name warns where the new one exists.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    # It also makes the embedding's output ask for a gradient, which only the reentrant kind needs.
+    model.disable_input_require_grads()
