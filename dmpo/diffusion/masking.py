@@ -57,6 +57,7 @@ def mask_counts(
     generator: torch.Generator,
     *,
     stratified: bool,
+    smaller_half: bool = False,
 ) -> Int[Tensor, "*rows R"]:
     """Return how many tokens each draw hides: m uniform on 0..D.
 
@@ -65,12 +66,13 @@ def mask_counts(
         num_draws: R, at least 1.
         generator: The source of randomness.
         stratified: Spread the R counts of a row evenly over 0..D.
+        smaller_half: Draw the smaller of m and D − m only; uniform once m and D − m are both used.
 
     Returns:
         Counts, on the device of ``lengths``.
     """
     levels = uniform_levels(lengths.shape, num_draws, generator, stratified=stratified)
-    levels = levels.to(lengths.device)
+    levels = levels.to(lengths.device) * (0.5 if smaller_half else 1.0)
     counts = (levels * (lengths.unsqueeze(-1) + 1)).floor().long()
     # A systematic level may round up to 1.
     return torch.minimum(counts, lengths.unsqueeze(-1))
@@ -118,7 +120,14 @@ def count_masks(
         ConfigError: If pairs are asked of an odd number of draws.
     """
     free = _free_draws(num_draws, antithetic=antithetic)
-    counts = mask_counts(scored.sum(-1), free, generator, stratified=stratified)
+    # A pair covers m and D − m, so strata over the smaller half of the sizes cover all of them.
+    counts = mask_counts(
+        scored.sum(-1),
+        free,
+        generator,
+        stratified=stratified,
+        smaller_half=antithetic and stratified,
+    )
     hidden = random_subsets(scored, counts, generator)
     return with_complements(hidden, scored) if antithetic else hidden
 

@@ -1,0 +1,125 @@
+"""Likelihoods by enumeration, and the estimators' exact mean and variance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
+from dmpo.records import Rollouts, Views
+
+
+def subset_probability(size: int, length: int) -> float:
+    """Return the probability of one set of ``size`` where m is uniform on 0..D."""
+    return 1 / (length + 1) / math.comb(length, size)
+
+
+def enumerated_elbo(subset_scores: Tensor, subsets: Tensor) -> Tensor:
+    """Return the ELBO (minus DMPO Eq. 2) from log π(o_d | õ_S) of all subsets [2^D, rows, D]."""
+    length = subsets.shape[1]
+    total = torch.zeros(subset_scores.shape[1], dtype=torch.float64)
+    for hidden, scores in zip(subsets, subset_scores, strict=True):
+        size = int(hidden.sum())
+        if size:
+            total = total + scores.sum(-1) * (length / size) / length / math.comb(length, size)
+    return total
+
+
+def single_draws(subset_scores: Tensor, subsets: Tensor, estimator: str) -> Tensor:
+    """Return what one subset alone says, for each subset and row: [2^D, rows]."""
+    length = subsets.shape[1]
+    factors = []
+    for size in subsets.sum(-1).tolist():
+        numerator = length + 1 if estimator == "exact" else length
+        factors.append(numerator / max(size, 1))
+    return subset_scores.sum(-1) * torch.tensor(factors, dtype=torch.float64).unsqueeze(-1)
+
+
+def estimator_moments(
+    draws: Tensor, subsets: Tensor, num_draws: int, *, antithetic: bool, stratified: bool
+) -> tuple[Tensor, Tensor]:
+    """Return exact mean and variance of the mean of ``num_draws`` draws [2^D, rows].
+
+    The level u of systematic draws moves the sizes only at a few edges; between
+    them the sizes are fixed, and the sets of different draws are independent.
+    """
+    span = 1.0
+    if antithetic:
+        draws = (draws + draws.flip(0)) / 2
+        num_draws //= 2
+        span = 0.5 if stratified else 1.0
+    length = subsets.shape[1]
+    by_size, squares = [], []
+    for size in range(length + 1):
+        group = draws[subsets.sum(-1) == size]
+        by_size.append(group.mean(0))
+        squares.append(group.square().mean(0))
+    mean_of, square_of = torch.stack(by_size), torch.stack(squares)
+    variance_of = square_of - mean_of.square()
+    mean = mean_of.mean(0)
+    if not stratified:
+        return mean, (square_of.mean(0) - mean.square()) / num_draws
+    edges = {0.0, 1.0}
+    for m, r in itertools.product(range(length + 2), range(num_draws)):
+        edge = m * num_draws / (length + 1) / span - r
+        if 0 < edge < 1:
+            edges.add(edge)
+    ordered = sorted(edges)
+    first = torch.zeros_like(mean)
+    second = torch.zeros_like(mean)
+    for low, high in itertools.pairwise(ordered):
+        middle = (low + high) / 2
+        sizes = [int(span * (r + middle) / num_draws * (length + 1)) for r in range(num_draws)]
+        centre = mean_of[sizes].mean(0)
+        spread = variance_of[sizes].sum(0) / num_draws**2
+        first = first + (high - low) * centre
+        second = second + (high - low) * (centre.square() + spread)
+    return first, second - first.square()
+
+
+@final
+class ExhaustiveLikelihood(Likelihood):
+    """The ELBO itself: every non-empty set of hidden tokens, with its exact factor."""
+
+    Config = LikelihoodConfig
+    is_exact = True
+    is_deterministic = True
+
+    def __init__(self, config: LikelihoodConfig) -> None:
+        self.config = config
+
+    def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
+        length = rollouts.completions.shape[-1]
+        sets = list(itertools.product([False, True], repeat=length))[1:]
+        hidden = torch.tensor(sets)
+        sizes = [sum(each) for each in sets]
+        factors = [1 / size / math.comb(length, size) for size in sizes]
+        coefficient = hidden * torch.tensor(factors, dtype=torch.float64).unsqueeze(-1)
+        shape = (rollouts.num_prompts, rollouts.num_rollouts, len(sets), length)
+        return Views(hidden=hidden.expand(shape), coefficient=coefficient.expand(shape))
+
+    def standard_error(self, token_log_ratios, views):
+        return torch.zeros_like(token_log_ratios[..., 0, 0])
+
+
+@final
+class GivenViews(Likelihood):
+    """Views laid down beforehand, for every draw the same: what a fixture prescribes."""
+
+    Config = LikelihoodConfig
+    is_exact = False
+    is_deterministic = True
+
+    def __init__(self, views: Views, config: LikelihoodConfig) -> None:
+        self._views = views
+        self.config = config
+
+    def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
+        return self._views
+
+    def standard_error(self, token_log_ratios, views):
+        return None

@@ -1,0 +1,230 @@
+"""A policy small enough to know everything about: vocabulary 3, D = 4, one logit per case.
+
+81 responses, 16 sets of hidden tokens, 24 orders: whatever is an expectation elsewhere is a sum
+here. The table holds the logits of every partially masked state, so nothing ties them together:
+in general p(o; σ) differs from order to order. ``consistent_table`` ties them to one joint
+distribution.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Example, Prompts, Rollouts
+from dmpo.registry import PluginConfig
+from tests.oracles.records import rollouts_of
+
+VOCABULARY = 3
+LENGTH = 4
+MASK = 3
+NUM_STATES = (VOCABULARY + 1) ** LENGTH
+RESPONSES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
+ORDERS = torch.tensor(list(itertools.permutations(range(LENGTH))))
+SUBSETS = torch.tensor(list(itertools.product([False, True], repeat=LENGTH)))
+PROMPT = torch.zeros(1, 1, dtype=torch.long)
+
+
+class _Table(nn.Module):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits.double().clone())
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        place = (VOCABULARY + 1) ** torch.arange(LENGTH)
+        return self.logits[(canvas * place).sum(-1)]
+
+
+class TabularConfig(PluginConfig):
+    """Nothing to set."""
+
+
+class TabularPolicy(DiffusionPolicy):
+    """π_θ(o_d | õ): a softmax of the table's row for õ. The prompt is not looked at."""
+
+    Config = TabularConfig
+    mask_token_id = MASK
+    eos_token_id = 4
+    pad_token_id = 5
+    vocab_size = VOCABULARY
+    max_length = 64
+
+    def __init__(self, table: Tensor) -> None:
+        self.forward_tokens = 0
+        self._module: nn.Module = _Table(table)
+        self._reference: nn.Module | None = None
+
+    @property
+    def table(self) -> nn.Parameter:
+        return self._module.logits
+
+    @property
+    def module(self) -> nn.Module:
+        return self._module
+
+    @module.setter
+    def module(self, module: nn.Module) -> None:
+        self._module = module
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def logits(self, tokens, attention_mask, at):
+        self.forward_tokens += tokens.numel()
+        canvas = at - (tokens.shape[1] - LENGTH)
+        rows = self._module(tokens[:, -LENGTH:])
+        return rows.gather(1, canvas.unsqueeze(-1).expand(-1, -1, VOCABULARY))
+
+    def token_logprobs(self, noisy, attention_mask, targets, where, *, temperature=1.0):
+        self.forward_tokens += noisy.numel()
+        assert not where[:, :-LENGTH].any()
+        log_probs = torch.log_softmax(self._module(noisy[:, -LENGTH:]) / temperature, dim=-1)
+        chosen = log_probs.gather(-1, targets[:, -LENGTH:].unsqueeze(-1)).squeeze(-1)
+        scores = chosen * where[:, -LENGTH:]
+        return torch.cat([scores.new_zeros(where[:, :-LENGTH].shape), scores], dim=1)
+
+    def corrupt(self, tokens, where):
+        return tokens.masked_fill(where, MASK)
+
+    def freeze_reference(self) -> None:
+        self._reference = copy.deepcopy(self._module)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        assert self._reference is not None
+        active, self._module = self._module, self._reference
+        try:
+            yield
+        finally:
+            self._module = active
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        training = self._module.training
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._module.train(training)
+
+    def encode(self, examples: Sequence[Example]) -> Prompts:
+        tokens = PROMPT.expand(len(examples), 1)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        return Prompts(examples=tuple(examples), tokens=tokens, attention_mask=mask)
+
+    def encode_completions(self, texts, length):
+        return torch.tensor([[int(letter) for letter in text] for text in texts])
+
+    def decode(self, completions):
+        return ["".join(map(str, row)) for row in completions.tolist()]
+
+    def save(self, directory: Path) -> None:
+        torch.save(self._module.state_dict(), directory / "table.pt")
+
+    def load_weights(self, directory: Path) -> None:
+        self._module.load_state_dict(torch.load(directory / "table.pt"))
+
+
+def random_table(seed: int, scale: float = 1.0) -> Tensor:
+    """Return a table whose orders disagree with each other."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (NUM_STATES, LENGTH, VOCABULARY)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def random_joint(seed: int, scale: float = 1.0) -> Tensor:
+    """Return a random distribution over the 81 responses."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(len(RESPONSES), generator=generator, dtype=torch.float64)
+    return torch.softmax(logits, dim=0)
+
+
+def consistent_table(joint: Tensor) -> Tensor:
+    """Return the table whose every conditional is that of one joint distribution [81]."""
+    table = torch.zeros(NUM_STATES, LENGTH, VOCABULARY, dtype=torch.float64)
+    for canvas in itertools.product(range(VOCABULARY + 1), repeat=LENGTH):
+        visible = torch.tensor(canvas) != MASK
+        agrees = (RESPONSES[:, visible] == torch.tensor(canvas)[visible]).all(-1)
+        row = sum(token * (VOCABULARY + 1) ** place for place, token in enumerate(canvas))
+        for place, token in itertools.product(range(LENGTH), range(VOCABULARY)):
+            mass = joint[agrees & (RESPONSES[:, place] == token)].sum()
+            table[row, place, token] = torch.log(mass.clamp(min=1e-300))
+    return table
+
+
+def all_rollouts() -> Rollouts:
+    """Return one group that holds each of the 81 responses once."""
+    return rollouts_of(PROMPT, RESPONSES.unsqueeze(0))
+
+
+def subset_log_probs(policy: TabularPolicy, responses: Tensor = RESPONSES) -> Tensor:
+    """Return log π(o_d | õ_S) of hidden tokens, zero elsewhere: [16, responses, 4]."""
+    scores = []
+    for hidden in SUBSETS:
+        log_probs = torch.log_softmax(policy.module(responses.masked_fill(hidden, MASK)), dim=-1)
+        scores.append(log_probs.gather(-1, responses.unsqueeze(-1)).squeeze(-1) * hidden)
+    return torch.stack(scores)
+
+
+def path_log_probs(policy: TabularPolicy, responses: Tensor = RESPONSES) -> Tensor:
+    """Return log p(o; σ) for every order and response: [24, responses]."""
+    scores = subset_log_probs(policy, responses)
+    totals = []
+    for order in ORDERS.tolist():
+        total = torch.zeros(len(responses), dtype=torch.float64)
+        for step, place in enumerate(order):
+            hidden = [position in order[step:] for position in range(LENGTH)]
+            index = sum(2 ** (LENGTH - 1 - p) for p in range(LENGTH) if hidden[p])
+            total = total + scores[index, :, place]
+        totals.append(total)
+    return torch.stack(totals)
+
+
+def log_probs(policy: TabularPolicy) -> Tensor:
+    """Return log p(o), the mean over orders (DMPO Eq. 1): [81]."""
+    return torch.logsumexp(path_log_probs(policy), dim=0) - math.log(len(ORDERS))
+
+
+def target_log_probs(reference: Tensor, rewards: Tensor, alpha: float) -> Tensor:
+    """Return log p* from log p_ref and r, over all responses (DMPO Eq. 5)."""
+    return torch.log_softmax(reference + rewards / alpha, dim=-1)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p ‖ q) in nats."""
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def sample_paths(
+    policy: TabularPolicy, num_rollouts: int, generator: torch.Generator, temperature: float = 1.0
+) -> Rollouts:
+    """Return one group drawn in random orders, one token a step, with its path recorded."""
+    noise = torch.rand(num_rollouts, LENGTH, generator=generator)
+    order = noise.argsort(-1)
+    canvas = torch.full((num_rollouts, LENGTH), MASK)
+    recorded = torch.zeros(num_rollouts, LENGTH, dtype=torch.float64)
+    rows = torch.arange(num_rollouts)
+    for step in range(LENGTH):
+        place = order[:, step]
+        with torch.no_grad():
+            scores = torch.log_softmax(policy.module(canvas)[rows, place] / temperature, dim=-1)
+        token = torch.multinomial(scores.exp(), 1, generator=generator)
+        recorded[rows, place] = scores.gather(-1, token).squeeze(-1)
+        canvas[rows, place] = token.squeeze(-1)
+    return rollouts_of(
+        PROMPT,
+        canvas.unsqueeze(0),
+        commit_step=order.argsort(-1).unsqueeze(0),
+        log_probs=recorded.unsqueeze(0),
+        temperature=temperature,
+    )
