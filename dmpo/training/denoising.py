@@ -22,6 +22,7 @@ from dmpo.records import LossOutput
 __all__ = ["DenoisingBatch", "Masking", "denoising_loss", "draw_noise", "split_rows"]
 
 Masking = Literal["count", "bernoulli"]
+"""How hidden tokens are drawn: a uniform number of them, or each by itself at a uniform rate."""
 
 SMALLEST_RATE = 1e-3
 """Smallest t of the bernoulli draw (LLaDA's), so that 1/t stays finite."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.records import Experience
@@ -105,8 +105,10 @@ class Finished:
 
 
 Event = Started | BufferFilled | StepDone | EvaluationDone | Finished
+"""Whatever an observer may be told."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Whoever is told: a tracker, a view, a test."""
 

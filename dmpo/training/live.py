@@ -68,7 +68,9 @@ class Glyphs:
 
 
 UNICODE = Glyphs(levels="▁▂▃▄▅▆▇█", hidden="░", done="━", to_do="╌")
+"""For terminals that can write them."""
 ASCII = Glyphs(levels="_.-=+*#", hidden=".", done="#", to_do="-")
+"""For all others."""
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 Schedule = Literal["constant", "linear", "cosine"]
+"""How the learning rate goes on after the warm-up."""
 
 
 class OptimizationSettings(BaseModel):
@@ -49,7 +50,7 @@ class OptimizationSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check_optimizer(self) -> Self:
+    def _check_optimizer(self) -> OptimizationSettings:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1); given {list(self.betas)}.")
         if self.warmup_steps > self.num_steps:

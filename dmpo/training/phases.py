@@ -14,6 +14,7 @@ from dmpo.policies.base import DiffusionPolicy
 __all__ = ["MODEL_TOKEN_FACTORS", "PHASES", "Phase", "PhaseMeter", "model_tokens"]
 
 Phase = Literal["rollout", "reward", "prepare", "draw", "loss", "optimizer", "evaluation"]
+"""What time and tokens are booked on."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 """The parts of the loop, in the order of Algorithm 1."""
 

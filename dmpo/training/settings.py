@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from pydantic import Field, PositiveInt, model_validator
 
 from dmpo.training.optimization import OptimizationSettings
@@ -45,7 +43,7 @@ class TrainingSettings(OptimizationSettings):
     )
 
     @model_validator(mode="after")
-    def _check_loop(self) -> Self:
+    def _check_loop(self) -> TrainingSettings:
         if self.rows_per_forward < self.rollouts_per_prompt:
             raise ValueError(
                 f"rows_per_forward {self.rows_per_forward} is less than rollouts_per_prompt "

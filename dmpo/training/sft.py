@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from typing import final
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -62,7 +62,7 @@ class SftSettings(OptimizationSettings):
     log_every: PositiveInt = Field(20, description="Steps between lines of metrics.jsonl.")
 
     @model_validator(mode="after")
-    def _check_stratified(self) -> Self:
+    def _check_stratified(self) -> SftSettings:
         if self.stratified and self.batch_rows == 1:
             raise ValueError("stratified spreads over the rows of a batch; batch_rows is 1.")
         return self

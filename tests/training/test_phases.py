@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from dmpo.training.phases import PHASES, PhaseMeter, model_tokens
+from tests.training.runs import small_policy
+
+
+def test_meter_adds_up_what_happens_in_each_phase() -> None:
+    policy = small_policy()
+    meter = PhaseMeter(policy)
+    for phase, tokens in (("rollout", 10), ("loss", 5), ("rollout", 1)):
+        with meter.phase(phase):
+            policy.forward_tokens += tokens
+    policy.forward_tokens += 100  # outside of every phase
+    seconds, tokens = meter.take()
+    assert (tokens["rollout"], tokens["loss"], sum(tokens.values())) == (11, 5, 16)
+    assert seconds["rollout"] > 0 == seconds["draw"]
+    assert set(meter.take()[1].values()) == {0}
+
+
+def test_meter_counts_a_phase_that_raised() -> None:
+    policy = small_policy()
+    meter = PhaseMeter(policy)
+    with pytest.raises(RuntimeError), meter.phase("reward"):
+        policy.forward_tokens += 3
+        raise RuntimeError
+    assert meter.take()[1]["reward"] == 3
+
+
+def test_backward_counts_twice_and_evaluation_not_at_all() -> None:
+    tokens = dict.fromkeys(PHASES, 1) | {"loss": 10, "evaluation": 1000}
+    assert model_tokens(tokens) == 5 + 3 * 10
