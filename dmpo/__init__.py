@@ -1,3 +1,109 @@
-"""Fine-tune diffusion language models by distribution matching policy optimization."""
+"""Fine-tune diffusion language models by distribution matching policy optimization.
+
+The public names are here and are imported when first asked for: ``import dmpo`` alone loads
+neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmpo.config.assembly import build_light_parts, build_training_parts
+    from dmpo.config.recipes import recipe_chain, recipe_names
+    from dmpo.config.resolve import resolve_run, resolve_sft
+    from dmpo.config.run import RunConfig, SftConfig
+    from dmpo.errors import DmpoError
+    from dmpo.evaluation.evaluator import EvaluationResult, EvaluationSettings, Evaluator
+    from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
+    from dmpo.objectives.base import Objective, ObjectiveParts
+    from dmpo.policies.base import DiffusionPolicy
+    from dmpo.records import Example, Experience, Prompts, Rewards, Rollouts, Views, Weights
+    from dmpo.registry import PluginConfig
+    from dmpo.rewards.base import RewardModel
+    from dmpo.samplers.base import Sampler, SamplerConfig
+    from dmpo.tasks.base import Task
+    from dmpo.training.settings import TrainingSettings
+    from dmpo.training.trainer import Trainer, TrainingParts
+    from dmpo.weights.base import Baseline, WeightEstimator
+
+__all__ = [
+    "Baseline",
+    "DiffusionPolicy",
+    "DmpoError",
+    "EvaluationResult",
+    "EvaluationSettings",
+    "Evaluator",
+    "Example",
+    "Experience",
+    "Likelihood",
+    "LikelihoodConfig",
+    "Objective",
+    "ObjectiveParts",
+    "PluginConfig",
+    "Prompts",
+    "RewardModel",
+    "Rewards",
+    "Rollouts",
+    "RunConfig",
+    "Sampler",
+    "SamplerConfig",
+    "SftConfig",
+    "Task",
+    "Trainer",
+    "TrainingParts",
+    "TrainingSettings",
+    "Views",
+    "WeightEstimator",
+    "Weights",
+    "__version__",
+    "build_light_parts",
+    "build_training_parts",
+    "recipe_chain",
+    "recipe_names",
+    "resolve_run",
+    "resolve_sft",
+]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "dmpo.config.assembly": ("build_light_parts", "build_training_parts"),
+    "dmpo.config.recipes": ("recipe_chain", "recipe_names"),
+    "dmpo.config.resolve": ("resolve_run", "resolve_sft"),
+    "dmpo.config.run": ("RunConfig", "SftConfig"),
+    "dmpo.errors": ("DmpoError",),
+    "dmpo.evaluation.evaluator": ("EvaluationResult", "EvaluationSettings", "Evaluator"),
+    "dmpo.likelihoods.base": ("Likelihood", "LikelihoodConfig"),
+    "dmpo.objectives.base": ("Objective", "ObjectiveParts"),
+    "dmpo.policies.base": ("DiffusionPolicy",),
+    "dmpo.records": (
+        "Example",
+        "Experience",
+        "Prompts",
+        "Rewards",
+        "Rollouts",
+        "Views",
+        "Weights",
+    ),
+    "dmpo.registry": ("PluginConfig",),
+    "dmpo.rewards.base": ("RewardModel",),
+    "dmpo.samplers.base": ("Sampler", "SamplerConfig"),
+    "dmpo.tasks.base": ("Task",),
+    "dmpo.training.settings": ("TrainingSettings",),
+    "dmpo.training.trainer": ("Trainer", "TrainingParts"),
+    "dmpo.weights.base": ("Baseline", "WeightEstimator"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,1 @@
-"""The command line; no logic."""
+"""The command line: one file per command, no logic; heavy imports inside the commands."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
@@ -93,11 +94,9 @@ def _reward_name(section: RewardSection) -> str:
     return str(section.parameters.get("target", section.name)).rpartition(":")[2]
 
 
-def _distinct(name: str, taken: object) -> str:
-    names = [name, *(f"{name}_{count}" for count in range(2, 100))]
-    return next(
-        candidate for candidate in names if candidate not in cast("dict[str, object]", taken)
-    )
+def _distinct(name: str, taken: Container[str]) -> str:
+    names = itertools.chain([name], (f"{name}_{count}" for count in itertools.count(2)))
+    return next(candidate for candidate in names if candidate not in taken)
 
 
 def build_objective(config: RunConfig) -> Objective:
@@ -171,9 +170,11 @@ def _check_path(config: RunConfig, sampler: Sampler) -> None:
 
 
 def build_training_parts(config: RunConfig, light: LightParts) -> TrainingParts:
-    """Build the policy and put all parts of a run together."""
+    """Build the policy, on the accelerator, and put all parts of a run together."""
+    policy = build_policy(config.policy)
+    place_on_accelerator(policy)
     return TrainingParts(
-        policy=build_policy(config.policy),
+        policy=policy,
         task=light.task,
         sampler=light.sampler,
         reward=light.reward,
@@ -197,8 +198,8 @@ def build_sft_tasks(config: SftConfig) -> list[SftTask]:
 
 
 def place_on_accelerator(policy: DiffusionPolicy) -> None:
-    """Move the policy to the accelerator, if there is one; training's engine does it itself."""
-    if torch.accelerator.is_available():
-        accelerator = torch.accelerator.current_accelerator()
-        if accelerator is not None:
-            policy.module.to(accelerator)
+    """Move the policy to this process's accelerator, if there is one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        policy.module.to(torch.device(accelerator.type, local_rank))

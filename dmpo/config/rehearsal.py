@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dmpo.likelihoods.base import Likelihood
+from dmpo.config.run import RunConfig
 from dmpo.policies.base import DiffusionPolicy
+from dmpo.registry import LIKELIHOODS
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.trainer import TrainingParts
 
@@ -39,15 +40,16 @@ class Rehearsal:
     """Reward of the rehearsed rollout."""
     memory: Mapping[str, int]
     """Estimated bytes by use, at the peak of a gradient step."""
+    device: str
+    """Where the policy is."""
 
 
-def rehearse(parts: TrainingParts, likelihood: Likelihood, settings: TrainingSettings) -> Rehearsal:
+def rehearse(parts: TrainingParts, config: RunConfig) -> Rehearsal:
     """Take one prompt through sampler, reward and likelihood; nothing is written or trained.
 
     Args:
         parts: The parts of the run.
-        likelihood: Whose views the loss will be taken on.
-        settings: The sizes of the run.
+        config: What they were built from.
 
     Raises:
         ConfigError: If the likelihood cannot look at what the sampler makes.
@@ -65,10 +67,12 @@ def rehearse(parts: TrainingParts, likelihood: Likelihood, settings: TrainingSet
             generator=generator,
         )
     rewards = parts.reward.score(rollouts, task)
+    likelihood = LIKELIHOODS.build(config.likelihood.name, config.likelihood.parameters)
     num_views = likelihood.views(rollouts, generator).hidden.shape[2]
     length = rollouts.prompts.tokens.shape[1] + rollouts.completions.shape[2]
     weights = list(policy.module.parameters())
     return Rehearsal(
+        device=str(policy.device),
         num_parameters=sum(weight.numel() for weight in weights),
         num_trained=sum(weight.numel() for weight in weights if weight.requires_grad),
         num_examples=sizes,
@@ -77,7 +81,7 @@ def rehearse(parts: TrainingParts, likelihood: Likelihood, settings: TrainingSet
         reward=rewards.total.item(),
         memory=estimate_memory(
             policy,
-            settings,
+            config.training,
             num_views=num_views,
             sequence_length=length,
             needs_reference=parts.objective.needs_reference,

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dmpo.config.layers import Leaf, Tree, assigned, leaf_sources, name_of, plain, sourced, stacked
-from dmpo.config.run import EvaluationSection, PluginSection, RunConfig, SftConfig
+from dmpo.config.run import EvaluationSection, GenerateConfig, PluginSection, RunConfig, SftConfig
 from dmpo.errors import ConfigError, UnknownNameError
 from dmpo.registry import (
     BASELINES,
@@ -26,9 +26,12 @@ from dmpo.registry import (
 )
 from dmpo.tasks.base import Task
 
-__all__ = ["Resolved", "resolve_run", "resolve_sft", "section_registry"]
+__all__ = ["Resolved", "resolve_generate", "resolve_run", "resolve_sft", "section_registry"]
 
-ConfigT = TypeVar("ConfigT", RunConfig, SftConfig)
+ConfigT = TypeVar("ConfigT", RunConfig, SftConfig, GenerateConfig)
+
+DEFAULT_GEN_LENGTH = 128
+"""Canvas length of ``dmpo generate``, which knows no task."""
 
 _REGISTRIES: Mapping[str, Registry[Any]] = {
     "policy": POLICIES,
@@ -105,6 +108,14 @@ def resolve_sft(layers: Sequence[Tree]) -> Resolved[SftConfig]:
     return _completed(
         SftConfig, _with_length(tree, "evaluation.sampler", draft.evaluation.sampler, longest)
     )
+
+
+def resolve_generate(layers: Sequence[Tree]) -> Resolved[GenerateConfig]:
+    """Return the complete config of ``dmpo generate``; see :func:`resolve_run`."""
+    tree = _stack(GenerateConfig, layers)
+    draft = _validated(GenerateConfig, tree)
+    length = Leaf(DEFAULT_GEN_LENGTH, "default")
+    return _completed(GenerateConfig, _with_length(tree, "sampler", draft.sampler, length))
 
 
 def _stack(model: type[BaseModel], layers: Sequence[Tree]) -> dict[str, Any]:
@@ -211,7 +222,9 @@ def _completed(model: type[ConfigT], tree: Tree) -> Resolved[ConfigT]:
     return Resolved(config=config, provenance=provenance)
 
 
-def _sections(config: RunConfig | SftConfig) -> Iterator[tuple[str, PluginSection]]:
+def _sections(
+    config: RunConfig | SftConfig | GenerateConfig,
+) -> Iterator[tuple[str, PluginSection]]:
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, PluginSection):

@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_RECIPE",
     "DEFAULT_SFT_RECIPE",
     "EvaluationSection",
+    "GenerateConfig",
     "PluginSection",
     "RewardSection",
     "RunConfig",
@@ -110,6 +111,19 @@ class RunConfig(BaseModel):
     )
     evaluation: EvaluationSection = Field(
         default_factory=EvaluationSection, description="What is measured before and after."
+    )
+
+
+class GenerateConfig(BaseModel):
+    """Everything ``dmpo generate`` can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: NonNegativeInt = Field(0, description="Seed of the draws.")
+    policy: PluginSection = Field(PluginSection(name="llada"), description="What answers.")
+    sampler: PluginSection = Field(
+        PluginSection(name="low_confidence", temperature=0.0),
+        description="How completions are made; gen_length: 128.",
     )
 
 

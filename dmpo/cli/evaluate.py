@@ -1,0 +1,108 @@
+"""``dmpo eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dmpo.cli.options import (
+    ConfigFile,
+    Debug,
+    Output,
+    Recipe,
+    Sets,
+    command_layer,
+    free_directory,
+    settings_layers,
+)
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    context: typer.Context,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run directory: its settings and last checkpoint.")
+    ] = None,
+    sets: Sets = None,
+    policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="Where problems come from.")] = None,
+    split: Annotated[str | None, typer.Option(help="test or validation.")] = None,
+    num_examples: Annotated[
+        int | None, typer.Option(help="The first so many problems of the split.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Completions of each problem.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    output: Output = None,
+    debug: Debug = False,  # noqa: ARG001  (read by main)
+) -> None:
+    """Measure a policy on a task: greedy accuracy, unless told otherwise.
+
+    Other parameters are flags, too: --evaluation.sampler.temperature 0.7, --task.seed 1. With
+    --output, table and completions are saved.
+    """
+    from dmpo.config.resolve import resolve_run
+    from dmpo.config.run import DEFAULT_RECIPE, RunConfig
+    from dmpo.errors import ConfigError
+
+    if run is not None and (recipe or config or policy or model):
+        raise ConfigError("--run: the run has its settings and its checkpoint already.")
+    layer = command_layer(
+        context,
+        sections=tuple(RunConfig.model_fields),
+        sets=sets,
+        flags={
+            "--policy": ("policy", policy),
+            "--model": ("policy.model", model),
+            "--task": ("task", task),
+            "--split": ("evaluation.split", split),
+            "--num-examples": ("evaluation.num_examples", num_examples),
+            "--samples": ("evaluation.samples_per_prompt", samples),
+            "--sampler": ("evaluation.sampler", sampler),
+            "--seed": ("seed", seed),
+        },
+    )
+    if run is not None:
+        config = run / "config.yaml"
+    layers, _, _ = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
+    settings = resolve_run([*layers, layer]).config
+    directory = None if output is None else free_directory(output, "")
+    _evaluate(settings, run, directory)
+
+
+def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
+    from rich.console import Console
+
+    from dmpo.config.assembly import (
+        build_evaluator,
+        build_policy,
+        build_task,
+        place_on_accelerator,
+    )
+    from dmpo.config.runs import newest_checkpoint
+    from dmpo.evaluation.saved import write_completions
+    from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_table
+    from dmpo.training.randomness import generator_for
+
+    checkpoint = None if run is None else newest_checkpoint(run)[0]
+    evaluator = build_evaluator(settings.evaluation, build_task(settings.task))
+    policy = build_policy(settings.policy)
+    if checkpoint is not None:
+        policy.load_weights(checkpoint / "policy")
+    place_on_accelerator(policy)
+    result = evaluator.evaluate(policy, generator_for(settings.seed, 0, 0, "evaluation"))
+    shown = checkpoint or settings.policy.parameters.get("model", settings.policy.name)
+    results = {str(shown): result}
+    typer.echo(f"{settings.policy.name} {shown} on {settings.task.name}")
+    Console(highlight=False).print(evaluation_table(results))
+    if directory is not None:
+        write_completions(directory / "completions.jsonl", result)
+        (directory / "evaluation.json").write_text(evaluation_json(results), encoding="utf-8")
+        (directory / "evaluation.md").write_text(evaluation_markdown(results), encoding="utf-8")
+        typer.echo(f"saved in {directory}")

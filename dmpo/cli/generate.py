@@ -1,0 +1,71 @@
+"""``dmpo generate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmpo.cli.options import Debug, Sets, command_layer
+
+__all__ = ["generate"]
+
+
+def generate(
+    context: typer.Context,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What the policy reads; repeatable.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Prompts: JSON lines with a `prompt` (.jsonl), or a prompt a line."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Completions of each prompt.")] = 1,
+    policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the likeliest tokens.")] = None,
+    gen_length: Annotated[int | None, typer.Option(help="Canvas length, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    sets: Sets = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write JSON lines here; must not exist.")
+    ] = None,
+    debug: Debug = False,  # noqa: ARG001  (read by main)
+) -> None:
+    """Complete prompts. Other parameters are flags, too: --sampler.block_length 32."""
+    from dmpo.config.generation import complete, read_prompts
+    from dmpo.config.resolve import resolve_generate
+    from dmpo.config.run import GenerateConfig
+    from dmpo.errors import ConfigError
+
+    layer = command_layer(
+        context,
+        sections=tuple(GenerateConfig.model_fields),
+        sets=sets,
+        flags={
+            "--policy": ("policy", policy),
+            "--model": ("policy.model", model),
+            "--sampler": ("sampler", sampler),
+            "--temperature": ("sampler.temperature", temperature),
+            "--gen-length": ("sampler.gen_length", gen_length),
+            "--seed": ("seed", seed),
+        },
+    )
+    if output is not None and output.exists():
+        raise ConfigError(f"--output: {output} exists already; name a file that does not.")
+    prompts = [*(prompt or ()), *(read_prompts(file) if file is not None else ())]
+    if not prompts:
+        raise ConfigError("--prompt or --file: nothing to complete; give at least one prompt.")
+    records = complete(resolve_generate([layer]).config, prompts, num_completions=n)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        typer.echo(f"saved in {output}")
+        return
+    for record in records:
+        for completion in record["completions"]:
+            typer.echo(completion)

@@ -1,0 +1,112 @@
+"""Options that several commands share, and what they amount to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dmpo.config.layers import Tree
+
+__all__ = [
+    "SETTINGS_CONTEXT",
+    "ConfigFile",
+    "Debug",
+    "Output",
+    "Recipe",
+    "Sets",
+    "command_layer",
+    "free_directory",
+    "settings_layers",
+]
+
+SETTINGS_CONTEXT: dict[str, Any] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+}
+"""Lets a command see ``--likelihood.eos answer``, which no option declares."""
+
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="A shipped recipe's name, or a path to one.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file of settings; may extend a recipe.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted path; repeatable."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Where to write; must not exist, or be empty.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+
+
+def command_layer(
+    context: typer.Context,
+    *,
+    sections: tuple[str, ...],
+    sets: list[str] | None = None,
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+    named: Mapping[str, str] | None = None,
+) -> Tree:
+    """Return the layer that a command line adds to recipe and file.
+
+    Args:
+        context: Whose left-over arguments are settings, too.
+        sections: The first parts of valid dotted flags.
+        sets: What followed each ``--set``.
+        flags: Dotted path and value (None: not given) of each declared option, by flag.
+        named: Undeclared flags that are accepted, and their paths.
+    """
+    from dmpo.config.overrides import command_line_layer, split_flags
+
+    given: list[tuple[str, str, Any]] = []
+    for flag, (path, value) in (flags or {}).items():
+        values = value if isinstance(value, list) else [value]
+        given += [(flag, path, item) for item in values if item is not None]
+    options = [option for parameter in context.command.params for option in parameter.opts]
+    given += split_flags(context.args, sections=sections, named=named, options=options)
+    return command_line_layer(sets or (), given)
+
+
+def settings_layers(
+    recipe: str | None, config: Path | None, *, default_recipe: str
+) -> tuple[list[Tree], str, str]:
+    """Return the layers of recipe and file, what the recipe is called, and its description.
+
+    The default recipe stands in where neither is given.
+    """
+    from dmpo.config.recipes import file_chain, recipe_chain
+
+    layers: list[Tree] = []
+    label, description = "", ""
+    if recipe is not None or config is None:
+        label = recipe or default_recipe
+        chain = recipe_chain(label)
+        layers += chain.layers
+        description = chain.description
+    if config is not None:
+        chain = file_chain(config)
+        layers += chain.layers
+        label, description = label or str(config), chain.description or description
+    return layers, label, description
+
+
+def free_directory(output: Path | None, label: str) -> Path:
+    """Return the directory to write to: ``output``, or a new one under ``runs``.
+
+    Raises:
+        ConfigError: If it exists and is not an empty directory.
+    """
+    from dmpo.errors import ConfigError
+
+    if output is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        output = Path("runs") / f"{Path(label).stem}-{stamp}"
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output: {output} exists already; name one that does not.")
+    return output

@@ -1,0 +1,41 @@
+"""``dmpo plugins``: what is registered, by which package, and with which parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List and describe plugins.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_plugins() -> None:
+    """Print every plugin by interface, with its package; broken ones with the reason."""
+    from dmpo.registry import REGISTRIES
+
+    for group, registry in REGISTRIES.items():
+        typer.echo(group)
+        broken = registry.broken()
+        width = max((len(name) for name in registry.names()), default=0)
+        for name, entry in registry.entries().items():
+            reason = f"  BROKEN: {broken[name]}" if name in broken else ""
+            typer.echo(f"  {name:<{width}}  {entry.distribution}{reason}")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A registered name, in any group.")],
+) -> None:
+    """Print a plugin's parameters: type, default and meaning."""
+    from dmpo.config.describe import describe_plugin
+    from dmpo.errors import UnknownNameError
+    from dmpo.registry import REGISTRIES
+
+    found = [registry for registry in REGISTRIES.values() if name in registry.names()]
+    if not found:
+        names = {name for registry in REGISTRIES.values() for name in registry.names()}
+        raise UnknownNameError("plugin", name, names)
+    typer.echo("\n\n".join(describe_plugin(registry, name) for registry in found))

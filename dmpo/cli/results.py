@@ -1,0 +1,52 @@
+"""What a run found, gathered from its events for the last lines of a command."""
+
+from __future__ import annotations
+
+import os
+from typing import final
+
+from rich.console import Console
+
+from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.table import evaluation_table
+from dmpo.training.events import EvaluationDone, Event, Finished
+
+__all__ = ["Results", "is_main_process", "num_processes"]
+
+
+@final
+class Results:
+    """Keeps the first and the last evaluation of a run."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._evaluations: dict[int, EvaluationResult] = {}
+        self.finished: Finished | None = None
+
+    def notify(self, event: Event) -> None:
+        """Take note of evaluations and of the end."""
+        if isinstance(event, EvaluationDone):
+            self._evaluations[event.step] = event.result
+        if isinstance(event, Finished):
+            self.finished = event
+
+    def print_table(self, console: Console) -> None:
+        """Print before and after side by side."""
+        steps = sorted(self._evaluations)
+        if not steps:
+            return
+        columns = {"after": self._evaluations[steps[-1]]}
+        if len(steps) > 1:
+            first = "before" if steps[0] == 0 else f"step {steps[0]}"
+            columns = {first: self._evaluations[steps[0]], **columns}
+        console.print(evaluation_table(columns))
+
+
+def num_processes() -> int:
+    """Return how many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that talks."""
+    return int(os.environ.get("RANK", "0")) == 0

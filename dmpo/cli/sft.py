@@ -1,0 +1,78 @@
+"""``dmpo sft``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dmpo.cli.options import (
+    ConfigFile,
+    Debug,
+    Output,
+    Recipe,
+    Sets,
+    command_layer,
+    free_directory,
+    settings_layers,
+)
+
+__all__ = ["sft"]
+
+
+def sft(
+    context: typer.Context,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    policy: Annotated[str | None, typer.Option(help="Backbone family: what is trained.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps in all.")] = None,
+    output: Output = None,
+    debug: Debug = False,  # noqa: ARG001  (read by main)
+) -> None:
+    """Train a policy to answer as the demonstrations of tasks do; makes the tiny LLaDA."""
+    from rich.console import Console
+
+    from dmpo.cli.results import is_main_process
+    from dmpo.config.assembly import build_policy, build_sft_tasks, place_on_accelerator
+    from dmpo.config.overrides import SETTING_FLAGS
+    from dmpo.config.resolve import resolve_sft
+    from dmpo.config.run import DEFAULT_SFT_RECIPE, SftConfig
+    from dmpo.config.yaml_text import yaml_text
+    from dmpo.evaluation.table import evaluation_table
+    from dmpo.training.live import PlainView
+    from dmpo.training.sft import SftTrainer
+
+    values = {"--policy": policy, "--model": model, "--seed": seed, "--steps": steps}
+    layer = command_layer(
+        context,
+        sections=tuple(SftConfig.model_fields),
+        sets=sets,
+        flags={flag: (SETTING_FLAGS[flag], value) for flag, value in values.items()},
+    )
+    layers, label, description = settings_layers(recipe, config, default_recipe=DEFAULT_SFT_RECIPE)
+    directory = free_directory(output, label) if is_main_process() or output is None else output
+    resolved = resolve_sft([*layers, layer])
+    settings = resolved.config
+    tasks = build_sft_tasks(settings)
+    typer.echo(f"recipe      {label}" + (f": {description}" if description else ""))
+    typer.echo(f"tasks       {', '.join(task.name for task in tasks)}")
+    typer.echo(f"output      {directory}")
+    built = build_policy(settings.policy)
+    place_on_accelerator(built)
+    console = Console(highlight=False)
+    trainer = SftTrainer(
+        built,
+        tasks,
+        settings.training,
+        seed=settings.seed,
+        output=directory,
+        observers=(PlainView(console),),
+    )
+    results = trainer.train()
+    (directory / "config.yaml").write_text(yaml_text(resolved.plain()), encoding="utf-8")
+    for name, result in results.items():
+        console.print(evaluation_table({name: result}))
+    typer.echo(f"saved in    {directory}")

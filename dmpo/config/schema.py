@@ -1,0 +1,104 @@
+"""The JSON schema of a run's settings, every registered plugin's parameters included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dmpo.config.resolve import section_registry
+from dmpo.config.run import RunConfig
+from dmpo.errors import PluginError
+from dmpo.registry import REGISTRIES, Registry
+
+__all__ = ["run_schema"]
+
+_FILLED_IN = ("gen_length",)
+"""Parameters that a plugin requires and that resolving fills in."""
+
+
+def run_schema() -> dict[str, Any]:
+    """Return the schema of a settings file of ``dmpo train``.
+
+    Nothing is required, since a file may stand on another one. Plugins that cannot be imported
+    are left out.
+    """
+    schema = RunConfig.model_json_schema()
+    definitions: dict[str, Any] = {
+        name: definition
+        for name, definition in schema["$defs"].items()
+        if name not in ("PluginSection", "RewardSection")
+    }
+    for group, registry in REGISTRIES.items():
+        definitions[f"section.{group}"] = _section(group, registry, definitions)
+    for path in RunConfig.model_fields:
+        if path not in ("seed", "training", "evaluation", "rewards"):
+            description = schema["properties"][path]["description"]
+            schema["properties"][path] = {"description": description, **_reference(path)}
+    rewards = schema["properties"]["rewards"]
+    rewards["items"] = {"$ref": "#/$defs/section.rewards"}
+    sampler = definitions["EvaluationSection"]["properties"]["sampler"]
+    sampler["$ref"] = "#/$defs/section.samplers"
+    schema["properties"] |= {
+        "extends": {"type": "string", "description": "The recipe or file this one stands on."},
+        "description": {"type": "string", "description": "What it is for."},
+    }
+    schema.pop("required", None)
+    schema["$defs"] = definitions
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _reference(path: str) -> dict[str, Any]:
+    registry = section_registry(path)
+    group = next(group for group, other in REGISTRIES.items() if other is registry)
+    reference = {"$ref": f"#/$defs/section.{group}"}
+    return reference if path != "ratio_likelihood" else {"anyOf": [reference, {"type": "null"}]}
+
+
+def _section(group: str, registry: Registry[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return what a section may be: a name, or a name with that plugin's parameters."""
+    names: dict[str, Any] = {"enum": list(registry.names())}
+    choices: list[dict[str, Any]] = [names]
+    for name in registry.names():
+        try:
+            choices.append(_plugin(group, name, registry, definitions))
+        except PluginError:
+            names["enum"].remove(name)
+    if group == "rewards":
+        weight = {"type": "number"}
+        for choice in choices[1:]:
+            choice["properties"].setdefault("weight", weight)
+        function = {"type": "string", "pattern": ":"}
+        choices += [
+            function,
+            {
+                "type": "object",
+                "properties": {"name": function, "weight": weight},
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+        ]
+    return {"anyOf": choices}
+
+
+def _plugin(
+    group: str, name: str, registry: Registry[Any], definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the schema of one plugin's section; nested models go into ``definitions``."""
+    prefix = f"{group}.{name}."
+    schema: dict[str, Any] = registry.load(name).Config.model_json_schema(
+        ref_template="#/$defs/" + prefix + "{model}"
+    )
+    for key, definition in schema.pop("$defs", {}).items():
+        definitions[prefix + key] = definition
+    required = [key for key in schema.pop("required", []) if key not in _FILLED_IN]
+    # ``family/variant`` is the name of a plugin that has variants.
+    given: Mapping[str, Any] = (
+        {"pattern": f"^{re.escape(name)}(/.+)?$", "type": "string"}
+        if "variant" in schema.get("properties", {})
+        else {"const": name}
+    )
+    schema["title"] = name
+    schema["properties"] = {"name": given, **schema.get("properties", {})}
+    schema["required"] = ["name", *required]
+    return schema
