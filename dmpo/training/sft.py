@@ -36,7 +36,7 @@ from dmpo.training.optimization import OptimizationSettings, Schedule
 from dmpo.training.prompts import prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 
-__all__ = ["SftSettings", "SftTask", "SftTrainer"]
+__all__ = ["SftSettings", "SftTask", "SftTrainer", "chosen_task"]
 
 
 class SftSettings(OptimizationSettings):
@@ -161,10 +161,7 @@ class SftTrainer:
     def _batch(self, step: int) -> DenoisingBatch:
         """Draw a task, its next problems, demonstrations of them, and the noise."""
         settings, policy, rank = self._settings, self._policy, self._engine.rank
-        mixture = random.Random(seed_for(self._seed, 0, step, "mixture"))
-        (chosen,) = mixture.choices(
-            list(self._tasks.values()), weights=[task.weight for task in self._tasks.values()]
-        )
+        chosen = chosen_task(list(self._tasks.values()), seed=self._seed, step=step)
         examples = self._examples[chosen.name]
         indices = prompt_indices(
             len(examples),
@@ -229,6 +226,12 @@ class SftTrainer:
                 for name, text in files.items():
                     (self._output / name).write_text(text, encoding="utf-8")
         return results
+
+
+def chosen_task(tasks: Sequence[SftTask], *, seed: int, step: int) -> SftTask:
+    """Return the task of a step's batch, drawn by the mixture's weights; equal on every rank."""
+    rng = random.Random(seed_for(seed, 0, step, "mixture"))
+    return rng.choices(tasks, weights=[task.weight for task in tasks])[0]
 
 
 def _check_mixture(tasks: Sequence[SftTask]) -> None:

