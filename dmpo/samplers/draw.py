@@ -29,7 +29,8 @@ def draw_tokens(
     noise = torch.empty(logits.shape, dtype=torch.float32, device=generator.device)
     # −log of an exponential variate is a Gumbel variate.
     noise = noise.exponential_(generator=generator).log_().to(logits.device)
-    return torch.sub(_tempered(logits, temperature), noise).argmax(dim=-1)
+    # argmax(logits / temperature + gumbel), without another tensor of this size.
+    return noise.mul_(-temperature).add_(logits).argmax(dim=-1)
 
 
 def tempered_log_probs(
@@ -42,10 +43,6 @@ def tempered_log_probs(
         tokens: One token per position.
         temperature: Greater than 0.
     """
-    scaled = _tempered(logits, temperature)
+    scaled = logits if temperature == 1 else logits / temperature
     chosen = scaled.gather(-1, tokens[..., None])[..., 0]
     return chosen - scaled.logsumexp(dim=-1)
-
-
-def _tempered(logits: Float[Tensor, "S K V"], temperature: float) -> Float[Tensor, "S K V"]:
-    return logits if temperature == 1 else logits / temperature

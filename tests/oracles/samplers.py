@@ -120,11 +120,17 @@ def random_order_probabilities(
 
 
 def low_confidence_probabilities(
-    logits: LogitsOf, prompt: Sequence[int], mask_token_id: int, *, temperature: float
+    logits: LogitsOf,
+    prompt: Sequence[int],
+    mask_token_id: int,
+    *,
+    temperature: float,
+    confidence_temperature: float = 1.0,
 ) -> dict[tuple[int, int], float]:
     """The same for LLaDA's rule: both are drawn, the more confident one stays."""
     start = logits([*prompt, mask_token_id, mask_token_id])[len(prompt) :].double()
-    tempered, confidence = (start / temperature).softmax(-1), start.softmax(-1)
+    tempered = (start / temperature).softmax(-1)
+    confidence = (start / confidence_temperature).softmax(-1)
     pairs = list(itertools.product(range(mask_token_id), repeat=2))
     result = dict.fromkeys(pairs, 0.0)
     for drawn in pairs:

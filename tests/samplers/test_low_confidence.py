@@ -84,13 +84,17 @@ def test_frequencies_agree_with_the_exact_distribution(temperature):
 
 
 def test_confidence_is_read_at_temperature_1():
-    """The other way round the distribution is a different one, and the test can tell."""
-    policy = RandomPolicy(vocab_size=3)
-    exact = low_confidence_probabilities(logits_of(policy, 2), [1, 2], 3, temperature=0.4)
-    drawn = sample(policy, "1 2", num_rollouts=6000, gen_length=2, temperature=1.0)
+    """Confidence at the sampling temperature would give another distribution."""
+    policy = RandomPolicy(vocab_size=3, seed=11)
+    tempered = low_confidence_probabilities(
+        logits_of(policy, 2), [1, 2], 3, temperature=3.0, confidence_temperature=3.0
+    )
+    exact = low_confidence_probabilities(logits_of(policy, 2), [1, 2], 3, temperature=3.0)
+    drawn = sample(policy, "1 2", num_rollouts=6000, gen_length=2, temperature=3.0)
     codes = drawn.completions[0, :, 0] * 3 + drawn.completions[0, :, 1]
     observed = torch.bincount(codes, minlength=9).tolist()
-    assert chi_square_p_value(observed, list(exact.values())) < 1e-6
+    assert chi_square_p_value(observed, list(exact.values())) > 1e-4
+    assert chi_square_p_value(observed, list(tempered.values())) < 1e-6
 
 
 def test_log_probs_are_absent_because_positions_depend_on_tokens():

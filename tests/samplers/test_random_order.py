@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dmpo.likelihoods.base import rollout_log_probs
+from dmpo.likelihoods.path import PathConfig, PathLikelihood
 from dmpo.registry import SAMPLERS
 from dmpo.samplers.roar import RoarConfig
 from tests.oracles.samplers import (
@@ -106,3 +108,19 @@ def test_log_probs_are_absent_at_temperature_0_and_under_guidance():
 def test_rows_have_orders_of_their_own():
     drawn = sample("roar", RandomPolicy(), "1", "2", num_rollouts=4, gen_length=8)
     assert drawn.commit_step.flatten(0, 1).unique(dim=0).shape[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("roar", {"block_length": 3}), ("random", {"steps": 2})]
+)
+def test_log_probs_equal_the_path_likelihood(name, config):
+    policy = RandomPolicy()
+    drawn = sample(
+        name, policy, "1 2 3", "4", num_rollouts=3, gen_length=6, temperature=0.5, **config
+    )
+    path = PathLikelihood(PathConfig(eos="canvas"))
+    views = path.views(drawn, seeded())
+    replayed = rollout_log_probs(policy, drawn, views, rows_per_forward=4)
+    expected = drawn.log_probs.sum(-1).tolist()
+    for row, sums in zip(path.combine(replayed, views).tolist(), expected, strict=True):
+        assert row == pytest.approx(sums, abs=1e-4)
