@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev

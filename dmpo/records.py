@@ -91,7 +91,7 @@ class Rollouts:
     num_forwards: int
     """Forward passes of the policy, each over the whole batch."""
     texts: tuple[tuple[str, ...], ...]
-    """[B][N] decoded completions, special tokens left out."""
+    """Decoded completions, B times N; special tokens left out."""
 
     @property
     def num_prompts(self) -> int:

@@ -266,19 +266,27 @@ def _nested_model(annotation: Any) -> type[BaseModel] | None:
 POLICIES: Registry[DiffusionPolicy] = Registry(
     "policy", "dmpo.policies", "dmpo.policies.base:DiffusionPolicy"
 )
+"""Policies by name."""
 SAMPLERS: Registry[Sampler] = Registry("sampler", "dmpo.samplers", "dmpo.samplers.base:Sampler")
+"""Samplers by name."""
 TASKS: Registry[Task] = Registry("task", "dmpo.tasks", "dmpo.tasks.base:Task")
+"""Tasks by name."""
 REWARDS: Registry[RewardModel] = Registry("reward", "dmpo.rewards", "dmpo.rewards.base:RewardModel")
+"""Reward models by name."""
 LIKELIHOODS: Registry[Likelihood] = Registry(
     "likelihood", "dmpo.likelihoods", "dmpo.likelihoods.base:Likelihood"
 )
+"""Likelihoods by name."""
 WEIGHTS: Registry[WeightEstimator] = Registry(
     "weights", "dmpo.weights", "dmpo.weights.base:WeightEstimator"
 )
+"""Weight estimators by name."""
 BASELINES: Registry[Baseline] = Registry("baseline", "dmpo.baselines", "dmpo.weights.base:Baseline")
+"""Weight baselines by name."""
 OBJECTIVES: Registry[Objective] = Registry(
     "objective", "dmpo.objectives", "dmpo.objectives.base:Objective"
 )
+"""Objectives by name."""
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "policies": POLICIES,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-__all__ = ["GENERATORS", "cli_markdown", "metrics_markdown", "plugins_markdown"]
+__all__ = [
+    "GENERATORS",
+    "cli_markdown",
+    "metrics_markdown",
+    "names_markdown",
+    "plugins_markdown",
+    "settings_markdown",
+]
 
 
 def _cell(value: object) -> str:
@@ -25,35 +32,48 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Itera
         yield f"| {' | '.join(map(str, row))} |"
 
 
-def _first_paragraph(subject: object) -> str:
-    return " ".join((inspect.getdoc(subject) or "").split("\n\n")[0].split())
-
-
-def _settings(config: type[BaseModel]) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
+def _settings(config: type[BaseModel]) -> Iterator[tuple[object, ...]]:
     for name, field in config.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else f"`{_cell(default)}`"
-        rows.append((f"`{name}`", shown, _cell(field.description or "")))
-    return rows
+        if default is PydanticUndefined:
+            shown = ""
+        elif isinstance(default, BaseModel):
+            shown = "see below" if not default.model_extra else f"`{_cell(default)}`"
+        else:
+            shown = f"`{_cell(default)}`"
+        yield f"`{name}`", shown, _cell(field.description or "")
 
 
 def plugins_markdown() -> str:
     """Return one section per interface and one entry per registered plugin."""
+    from dmpo.config.describe import describe_plugin
     from dmpo.registry import REGISTRIES
 
     lines: list[str] = []
     for group, registry in REGISTRIES.items():
         lines += [f"## {group.capitalize()}", ""]
-        for name, entry in registry.entries().items():
-            plugin = registry.load(name)
-            owner = entry.distribution.partition(" ")[0]
-            origin = "" if owner == "dmpo-dllm" else f" From the package `{owner}`."
-            lines += [f"### `{name}`", "", f"{_first_paragraph(plugin)}{origin}", ""]
-            lines += [f"Class: `{entry.target.replace(':', '.')}`", ""]
-            settings = _settings(plugin.Config)
-            if settings:
-                lines += [*_table(("setting", "default", "meaning"), settings), ""]
+        for name in registry.names():
+            lines += [f"### `{name}`", "", "```text", describe_plugin(registry, name), "```", ""]
+    return "\n".join(lines)
+
+
+def settings_markdown() -> str:
+    """Return the tables of everything beside plugins that a run can be told."""
+    from dmpo.config.run import EvaluationSection, RunConfig, SftConfig
+    from dmpo.training.settings import TrainingSettings
+    from dmpo.training.sft import SftSettings
+
+    tables: Mapping[str, type[BaseModel]] = {
+        "`dmpo train`": RunConfig,
+        "`training` of `dmpo train`": TrainingSettings,
+        "`dmpo sft`": SftConfig,
+        "`training` of `dmpo sft`": SftSettings,
+        "`evaluation` of both": EvaluationSection,
+    }
+    lines: list[str] = []
+    for title, model in tables.items():
+        lines += [f"## {title}", ""]
+        lines += [*_table(("setting", "default", "meaning"), _settings(model)), ""]
     return "\n".join(lines)
 
 
@@ -94,11 +114,8 @@ def _help(command: Any) -> Iterator[str]:
 
 def _option(parameter: Any) -> tuple[object, ...]:
     is_option = parameter.param_type_name == "option"
-    spelt = (
-        ", ".join([*parameter.opts, *parameter.secondary_opts])
-        if is_option
-        else (parameter.human_readable_name)
-    )
+    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name.upper()]
+    spelt = ", ".join(names)
     default = parameter.default
     shown = "" if default in (None, False, ()) or callable(default) else f"`{_cell(default)}`"
     if parameter.required:
@@ -106,5 +123,20 @@ def _option(parameter: Any) -> tuple[object, ...]:
     return f"`{_cell(spelt)}`", shown, _cell(getattr(parameter, "help", "") or "")
 
 
-GENERATORS = {"cli": cli_markdown, "metrics": metrics_markdown, "plugins": plugins_markdown}
+def names_markdown() -> str:
+    """Return the table of what ``dmpo`` itself offers, and where each name lives."""
+    import dmpo
+
+    homes = {name: getattr(dmpo, name).__module__ for name in dmpo.__all__ if name[0] != "_"}
+    rows = [(f"`{name}`", f"[`{home}`][{home}.{name}]") for name, home in homes.items()]
+    return "\n".join(_table(("name", "lives in"), rows))
+
+
+GENERATORS = {
+    "cli": cli_markdown,
+    "metrics": metrics_markdown,
+    "names": names_markdown,
+    "plugins": plugins_markdown,
+    "settings": settings_markdown,
+}
 """What stands in for ``<!-- generated: NAME -->``."""

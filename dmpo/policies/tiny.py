@@ -16,7 +16,9 @@ from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
 __all__ = ["EOS_TOKEN", "MASK_TOKEN", "LladaShape", "character_tokenizer", "new_llada"]
 
 EOS_TOKEN = "<|endoftext|>"
+"""The token that ends an answer, spelt as LLaDA's."""
 MASK_TOKEN = "<|mdm_mask|>"
+"""The token that hides another, spelt as LLaDA's."""
 
 
 class LladaShape(BaseModel):

@@ -1,0 +1,40 @@
+"""A ``dmpo`` command that does what it is told, in a few seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_TRAINING = (
+    "--steps 1 --training.warmup_steps 0 --training.prompts_per_buffer 2 "
+    "--training.rollouts_per_prompt 2 --training.updates_per_buffer 1 --evaluation.num_examples 2"
+)
+_SFT = "--steps 1 --training.warmup_steps 0 --training.batch_rows 4 --evaluation.num_examples 2"
+_EVAL = "--num-examples 2"
+
+_SCRIPT = f"""#!/bin/sh
+case "$1 $*" in
+  *--dry-run*|*--help*) short="" ;;
+  train*) short="{_TRAINING}" ;;
+  sft*) short="{_SFT}" ;;
+  eval*) short="{_EVAL}" ;;
+  *) short="" ;;
+esac
+exec "{sys.executable}" -m dmpo "$@" $short
+"""
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Return an environment whose ``dmpo`` cuts every run short."""
+    programs = directory / "bin"
+    programs.mkdir()
+    (programs / "dmpo").write_text(_SCRIPT)
+    (programs / "dmpo").chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(directory),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "NO_COLOR": "1",
+    }
