@@ -115,6 +115,16 @@ def test_vocabulary_is_projected_only_where_asked():
     assert counts == [15]
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [(4, 2), (1024, 1)])
+def test_several_chunks_are_recomputed_for_the_gradient_and_one_is_kept(chunk, passes):
+    policy = small_policy(logits_chunk=chunk)
+    batch = random_sequences(policy)
+    counts, hook = projected_rows(policy)
+    policy.token_logprobs(*batch).sum().backward()
+    hook.remove()
+    assert sum(counts) == passes * int(batch.where.sum())
+
+
 def test_nothing_asked_for_projects_nothing_and_still_has_a_gradient():
     policy = small_policy()
     batch = random_sequences(policy)._replace(where=torch.zeros(5, 12, dtype=torch.bool))
