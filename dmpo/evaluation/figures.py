@@ -49,7 +49,8 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float]:
     spread = Z_95**2 / count
     centre = (mean + spread / 2) / (1 + spread)
     half = math.sqrt(mean * (1 - mean) * spread + spread**2 / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The interval holds the mean; at 0 and 1 rounding would put its end a hair inside.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
 def summarize(groups: Sequence[Sequence[float]]) -> Figure:

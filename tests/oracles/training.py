@@ -25,7 +25,7 @@ def wilson_by_search(successes: int, count: int, z: float) -> tuple[float, float
     observed = successes / count
     accepted = [
         p
-        for p in (i / 200_000 for i in range(200_001))
+        for p in (i / 20_000 for i in range(20_001))
         if abs(observed - p) <= z * math.sqrt(p * (1 - p) / count) + 1e-12
     ]
     return accepted[0], accepted[-1]
