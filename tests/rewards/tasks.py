@@ -27,7 +27,7 @@ class LengthTask(Task):
     def examples(self, split: Split) -> Sequence[Example]:
         return [Example(prompt=split)]
 
-    def read_answer(self, example: Example, completion: str) -> str | None:  # noqa: ARG002
+    def read_answer(self, example: Example, completion: str) -> str | None:
         return completion
 
     def grade(self, example: Example, completion: str) -> Mapping[str, float]:
@@ -38,5 +38,5 @@ class LengthTask(Task):
             return self.figures
         return {"length": len(completion), "even": len(completion) % 2 == 0, "other": 7.0}
 
-    def demonstrate(self, example: Example, rng: random.Random) -> str:  # noqa: ARG002
+    def demonstrate(self, example: Example, rng: random.Random) -> str:
         return "x"

@@ -120,10 +120,10 @@ def test_anything_else_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["(" * 100_000, "1+" * 100_000, "-" * 100_000, " " * 100_000])
 def test_long_text_is_refused_at_once(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ExpressionError, match="longer than 256"):
         parse_expression(text)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 def test_longest_accepted_product_stays_small() -> None:

@@ -59,11 +59,11 @@ def test_every_scorer_that_evaluates_text_is_guarded() -> None:
     ],
 )
 def test_harmful_text_is_not_handed_on(name: str, text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     literal_only = name in LITERAL
     if not (literal_only and re.fullmatch(r"[0-9]+", text)):
         assert not is_safe(name, text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
