@@ -42,7 +42,7 @@ def test_tokens_per_step_deals_tokens_out_in_turn(num_tokens, data):
     assert list(tokens_per_step(num_tokens, num_steps)) == counts_per_step(num_tokens, num_steps)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 1000),
     shape=st.sampled_from([(8, 8, 8), (8, 4, 6), (12, 6, 4), (6, 2, 3), (9, 9, 4)]),
