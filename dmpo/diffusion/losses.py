@@ -9,6 +9,7 @@ from torch import Tensor
 __all__ = [
     "clipped_surrogate",
     "is_clipped",
+    "is_outside",
     "k3_divergence",
     "masked_token_mean",
     "weighted_denoising_cross_entropy",
@@ -66,6 +67,14 @@ def is_clipped(
     too_high = (ratio > 1 + epsilon_high) & (advantage > 0)
     too_low = (ratio < 1 - epsilon_low) & (advantage < 0)
     return too_high | too_low
+
+
+def is_outside(
+    log_ratio: Float[Tensor, "S D"], *, epsilon_low: float, epsilon_high: float
+) -> Bool[Tensor, "S D"]:
+    """Return where the ratio has left [1−ε_low, 1+ε_high], whether the clip binds or not."""
+    ratio = log_ratio.exp()
+    return (ratio > 1 + epsilon_high) | (ratio < 1 - epsilon_low)
 
 
 def k3_divergence(

@@ -35,6 +35,12 @@ class ObjectiveParts:
     rows_per_forward: int
     """Rollouts per forward pass where no gradient is taken."""
 
+    @property
+    def share_likelihood(self) -> bool:
+        """Whether the loss and the ratios look through one and the same estimator."""
+        one, other = self.likelihood, self.ratio_likelihood
+        return one is other or (type(one) is type(other) and one.config == other.config)
+
 
 class Objective(ABC):
     """Likelihood × weight × loss shape, built as ``cls(config, parts)``.

@@ -19,6 +19,7 @@ from torch import Tensor
 from dmpo.diffusion.losses import (
     clipped_surrogate,
     is_clipped,
+    is_outside,
     k3_divergence,
     masked_token_mean,
 )
@@ -72,6 +73,11 @@ class DiffuGrpoObjective(Objective):
             raise ConfigError(
                 "baseline: diffu_grpo freezes its advantages with the buffer, so one that follows "
                 "the current policy does not go with it; use none, mean or individual."
+            )
+        if not parts.share_likelihood:
+            raise ConfigError(
+                "ratio_likelihood: diffu_grpo compares policies on the views of its loss, so one "
+                "of its own has no effect; leave it out."
             )
 
     @property
@@ -157,7 +163,11 @@ class DiffuGrpoObjective(Objective):
         clip = {"epsilon_low": config.epsilon, "epsilon_high": high}
         loss = -masked_token_mean(clipped_surrogate(log_ratio, advantages, **clip), counted, total)
         clipped = is_clipped(log_ratio.detach(), advantages, **clip)
-        metrics = {"clip_ratio": masked_token_mean(clipped.to(loss.dtype), counted, total)}
+        outside = is_outside(log_ratio.detach(), **clip)
+        metrics = {
+            "clip_ratio": masked_token_mean(clipped.to(loss.dtype), counted, total),
+            "outside_ratio": masked_token_mean(outside.to(loss.dtype), counted, total),
+        }
         if config.beta > 0:
             reference = _token_sums(_stored(batch.reference_log_probs), batch.views)
             divergence = masked_token_mean(k3_divergence(current, reference), counted, total)

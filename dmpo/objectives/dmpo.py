@@ -35,7 +35,7 @@ class DmpoConfig(PluginConfig):
     share_views: bool = Field(
         False,
         description="Train on the views the weights were computed on, the same at every update, "
-        "in place of fresh ones: cheaper to store once, but their noise then correlates.",
+        "in place of fresh ones; the noise of weights and gradient then correlates.",
     )
 
 
@@ -64,10 +64,7 @@ class DmpoObjective(Objective):
                 f"and {type(parts.weights).__name__} have none: they are centred already. Use "
                 "baseline 'none', or the weights tilted, tilted_adaptive or linear."
             )
-        same = type(parts.likelihood) is type(parts.ratio_likelihood) and (
-            parts.likelihood.config == parts.ratio_likelihood.config
-        )
-        if config.share_views and not same:
+        if config.share_views and not parts.share_likelihood:
             raise ConfigError(
                 "objective.share_views: the loss can train on the views of the weights only where "
                 "likelihood and ratio_likelihood are the same; given "

@@ -24,8 +24,10 @@ Of a step (``Batch.metrics``):
 | model_log_ratio_std | standard deviation of log p_θ − log p_v inside a group, nats (`model`) |
 
 Of a loss (``LossOutput.metrics``): ``cross_entropy``, the unweighted L̂/D in nats per token
-(dmpo); ``kl`` to the reference, nats per token, and ``clip_ratio``, the share of tokens whose
-gradient is clipped away (diffu_grpo).
+(dmpo); ``kl`` to the reference, nats per token, ``clip_ratio``, the share of tokens whose gradient is
+clipped away, and ``outside_ratio``, the share whose ratio has left the clip range (diffu_grpo).
+What the d1 code logs as its clip ratio is the difference of the two: the tokens outside the range
+that are *not* clipped.
 """  # noqa: E501 (a table's row is one line)
 
 from __future__ import annotations

@@ -151,15 +151,13 @@ def random_joint(seed: int, scale: float = 1.0) -> Tensor:
 
 def consistent_table(joint: Tensor) -> Tensor:
     """Return the table whose every conditional is that of one joint distribution [81]."""
-    table = torch.zeros(NUM_STATES, LENGTH, VOCABULARY, dtype=torch.float64)
-    for canvas in itertools.product(range(VOCABULARY + 1), repeat=LENGTH):
-        visible = torch.tensor(canvas) != MASK
-        agrees = (RESPONSES[:, visible] == torch.tensor(canvas)[visible]).all(-1)
-        row = sum(token * (VOCABULARY + 1) ** place for place, token in enumerate(canvas))
-        for place, token in itertools.product(range(LENGTH), range(VOCABULARY)):
-            mass = joint[agrees & (RESPONSES[:, place] == token)].sum()
-            table[row, place, token] = torch.log(mass.clamp(min=1e-300))
-    return table
+    place = (VOCABULARY + 1) ** torch.arange(LENGTH)
+    canvases = torch.arange(NUM_STATES).unsqueeze(-1) // place % (VOCABULARY + 1)
+    visible = canvases != MASK
+    agrees = ((canvases.unsqueeze(1) == RESPONSES) | ~visible.unsqueeze(1)).all(-1)
+    tokens = torch.nn.functional.one_hot(RESPONSES, VOCABULARY).double()
+    mass = torch.einsum("so,o,odv->sdv", agrees.double(), joint, tokens)
+    return torch.log(mass.clamp(min=1e-300))
 
 
 def all_rollouts() -> Rollouts:
@@ -181,12 +179,9 @@ def path_log_probs(policy: TabularPolicy, responses: Tensor = RESPONSES) -> Tens
     scores = subset_log_probs(policy, responses)
     totals = []
     for order in ORDERS.tolist():
-        total = torch.zeros(len(responses), dtype=torch.float64)
-        for step, place in enumerate(order):
-            hidden = [position in order[step:] for position in range(LENGTH)]
-            index = sum(2 ** (LENGTH - 1 - p) for p in range(LENGTH) if hidden[p])
-            total = total + scores[index, :, place]
-        totals.append(total)
+        # The set before each step is what the rest of the order holds, as a binary number.
+        sets = [sum(2 ** (LENGTH - 1 - p) for p in order[step:]) for step in range(LENGTH)]
+        totals.append(scores[sets, :, order].sum(0))
     return torch.stack(totals)
 
 
