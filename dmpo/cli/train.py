@@ -133,7 +133,8 @@ def _announce(config: Any, label: str, description: str, directory: Path) -> Non
         f"objective   {config.objective.name} (likelihood {config.likelihood.name}, "
         f"weights {config.weights.name}, baseline {config.baseline.name})"
     )
-    checkpoint = config.policy.parameters.get("model", "")
+    settings = config.policy.parameters
+    checkpoint = "from scratch" if settings.get("scratch") else settings.get("model", "")
     typer.echo(
         f"policy      {config.policy.name} {checkpoint} (another one: --model PATH_OR_HUB_ID)"
     )

@@ -160,25 +160,33 @@ def _with_functions(rewards: Tree) -> Tree:
 
 
 def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:
+    """Check structure, settings and names; plugins' parameters are not looked at yet."""
     try:
-        return model.model_validate(plain(tree))
+        config = model.model_validate(plain(tree))
     except ValidationError as error:
         raise _with_source(first_validation_message(error, model), tree) from None
+    for path, section in _sections(config):
+        try:
+            section_registry(path).entry(section.name)
+        except UnknownNameError as error:
+            raise UnknownNameError(path, error.given, error.accepted) from None
+    return config
 
 
 def _with_source(message: str, tree: Tree) -> ConfigError:
     """Say behind a message where the value at the path it starts with came from."""
-    source = leaf_sources(tree).get(message.partition(":")[0])
-    return ConfigError(f"{message} (from {source})" if source else message)
+    path = message.partition(":")[0]
+    sources = {
+        source
+        for leaf, source in leaf_sources(tree).items()
+        if leaf == path or leaf.startswith(f"{path}.")
+    }
+    return ConfigError(f"{message} (from {', '.join(sorted(sources))})" if sources else message)
 
 
 def _plugin_config(section: PluginSection, path: str, tree: Tree) -> PluginConfig:
-    registry = section_registry(path)
     try:
-        registry.entry(section.name)
-        return registry.config(section.name, section.parameters, field=path)
-    except UnknownNameError as error:
-        raise UnknownNameError(path, error.given, error.accepted) from None
+        return section_registry(path).config(section.name, section.parameters, field=path)
     except ConfigError as error:
         raise _with_source(str(error), tree) from None
 
