@@ -30,6 +30,7 @@ CELLS = SIDE * SIDE
 DIGITS = "1234"
 BLANK = "0"
 MIN_GIVENS = 4  # fewer never decide a 4x4 grid
+MAX_ROUNDS = 100
 SPLIT_NUMBER: Mapping[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -187,7 +188,7 @@ def _distinct_puzzles(
     """
     differences = _differences()
     found: dict[tuple[int, int], None] = {}
-    for _ in range(200):
+    for _ in range(MAX_ROUNDS):
         draws = max(count, 64)
         chosen = rng.choice(grids, draws)
         blanks = rng.integers(min_blanks, max_blanks, draws, endpoint=True)

@@ -44,7 +44,7 @@ def test_splits_share_no_numbers_with_a_target(max_number: int) -> None:
 
 
 def test_every_problem_has_a_solution_within_bounds() -> None:
-    for example in TASK.examples("test"):
+    for example in TASK.examples("test")[:100]:
         assert 1 <= example.columns["target"] <= 99
         assert all(1 <= number <= 9 for number in example.columns["numbers"])
         assert TASK.grade(example, right_answer(example)) == {"score": 1, "right": 1}
@@ -68,8 +68,10 @@ def test_examples_are_those_of_the_seed() -> None:
 
 
 def test_more_problems_than_there_are_are_refused() -> None:
-    with pytest.raises(DataError, match="of numbers up to 3 and targets up to 99, 256 were"):
-        CountdownTask(CountdownConfig(max_number=3)).examples("train")
+    with pytest.raises(
+        DataError, match="found 9 problems of numbers up to 3 and targets up to 1, 20 were"
+    ):
+        CountdownTask(CountdownConfig(max_number=3, max_target=1, test_size=20)).examples("train")
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,10 @@ def test_grade_never_raises_and_scores_one_of_three_values(completion: str) -> N
 
 def test_demonstrations_mix_solutions_with_a_lazy_answer_that_is_wrong() -> None:
     rng = random.Random(0)
-    examples = TASK.examples("train")[:2000]
+    examples = TASK.examples("train")[:500]
     scores = [TASK.grade(e, TASK.demonstrate(e, rng))["score"] for e in examples]
     assert set(scores) == {0.1, 1}
-    assert scores.count(0.1) / len(scores) == pytest.approx(0.65, abs=0.04)
+    assert scores.count(0.1) / len(scores) == pytest.approx(0.65, abs=0.08)
 
 
 def test_lazy_answer_avoids_a_pattern_that_is_right() -> None:

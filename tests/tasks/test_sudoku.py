@@ -66,9 +66,10 @@ def test_examples_are_those_of_the_seed(task: SudokuTask) -> None:
 
 
 def test_too_many_puzzles_are_refused() -> None:
-    config = SudokuConfig(min_blanks=1, max_blanks=1, train_size=10_000)
-    with pytest.raises(DataError, match="found 3072 distinct puzzles of 1 to 1 blanks, 10000"):
-        SudokuTask(config).examples("train")
+    # 56 test grids of 16 cells: 896 puzzles of one blank
+    config = SudokuConfig(min_blanks=1, max_blanks=1, test_size=900)
+    with pytest.raises(DataError, match="found 896 distinct puzzles of 1 to 1 blanks, 900"):
+        SudokuTask(config).examples("test")
 
 
 def test_blanks_that_are_no_range_are_refused() -> None:
