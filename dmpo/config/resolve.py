@@ -26,7 +26,14 @@ from dmpo.registry import (
 )
 from dmpo.tasks.base import Task
 
-__all__ = ["Resolved", "resolve_generate", "resolve_run", "resolve_sft", "section_registry"]
+__all__ = [
+    "Resolved",
+    "resolve_generate",
+    "resolve_run",
+    "resolve_sft",
+    "section_registry",
+    "written_out",
+]
 
 ConfigT = TypeVar("ConfigT", RunConfig, SftConfig, GenerateConfig)
 
@@ -213,7 +220,7 @@ def _completed(model: type[ConfigT], tree: Tree) -> Resolved[ConfigT]:
     sources = leaf_sources(tree)
     defaults: dict[str, str] = {}
     for path, section in _sections(draft):
-        parameters = _plugin_config(section, path, tree).model_dump(mode="json")
+        parameters = written_out(_plugin_config(section, path, tree))
         own = section.model_dump(include=set(type(section).model_fields))  # of a reward: its weight
         target = _value_at(values, path)
         target.clear()
@@ -228,6 +235,20 @@ def _completed(model: type[ConfigT], tree: Tree) -> Resolved[ConfigT]:
         )
         provenance[path] = sources.get(path, owner)
     return Resolved(config=config, provenance=provenance)
+
+
+def written_out(config: PluginConfig) -> dict[str, Any]:
+    """Return a plugin's parameters as plain values that validate to the same config.
+
+    Defaults are written out, too, unless the plugin refuses to be told some of them beside
+    others (options that exclude each other).
+    """
+    values = config.model_dump(mode="json")
+    try:
+        type(config).model_validate(values)
+    except ValidationError:
+        return config.model_dump(mode="json", exclude_unset=True)
+    return values
 
 
 def _sections(
