@@ -164,8 +164,8 @@ def test_training_drives_the_divergence_from_the_target_towards_zero(weights, ba
     optimizer = torch.optim.Adam(policy.module.parameters(), lr=0.05)
     source = rng(1)
     start = divergence(target, log_probs(policy).detach()).item()
-    for _ in range(60):
-        rollouts = sample_paths(policy, 256, source)
+    for _ in range(40):
+        rollouts = sample_paths(policy, 128, source)
         places = (rollouts.completions[0] * torch.tensor([27, 9, 3, 1])).sum(-1)
         total = rewards_of(2 * rewards(6)[places].unsqueeze(0))
         experience = objective.prepare(policy, rollouts, total, source)
@@ -174,7 +174,7 @@ def test_training_drives_the_divergence_from_the_target_towards_zero(weights, ba
             optimizer.zero_grad()
             objective.loss(policy, batch).loss.backward()
             optimizer.step()
-        optimizer.param_groups[0]["lr"] *= 0.96
+        optimizer.param_groups[0]["lr"] *= 0.93
     end = divergence(target, log_probs(policy).detach()).item()
     assert start > 0.3
-    assert end < 0.05 * start
+    assert end < 0.1 * start

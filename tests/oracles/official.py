@@ -75,3 +75,29 @@ def row_rollouts(prompt_ids: Tensor, completion_ids: Tensor, **fields: Tensor) -
 def laid_out(masks: Tensor, group: int = 4) -> Tensor:
     """Turn [R, B·N, D] of the fixtures into [B, N, R, D]."""
     return torch.as_tensor(masks).movedim(0, 1).unflatten(0, (-1, group))
+
+
+_PARTS = {
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ff_norm",
+    "model.embed_tokens": "wte",
+    "model.norm": "ln_f",
+    "lm_head": "ff_out",
+}
+
+
+def official_name(name: str) -> str:
+    """Return the official name of one of the policy's parameters."""
+    words = name.removeprefix("model.").removesuffix(".weight")
+    prefix = "model.transformer."
+    if words.startswith("model.layers."):
+        layer, words = words.removeprefix("model.layers.").split(".", 1)
+        prefix += f"blocks.{layer}."
+    return f"{prefix}{_PARTS[words]}.weight"
