@@ -25,6 +25,10 @@ exec "{sys.executable}" -m dmpo "$@" $short
 """
 
 
+def _already(variable: str) -> list[str]:
+    return [text] if (text := os.environ.get(variable)) else []
+
+
 def environment(directory: Path) -> dict[str, str]:
     """Return an environment whose ``dmpo`` cuts every run short."""
     programs = directory / "bin"
@@ -32,8 +36,10 @@ def environment(directory: Path) -> dict[str, str]:
     (programs / "dmpo").write_text(_SCRIPT)
     (programs / "dmpo").chmod(0o755)
     return os.environ | {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(directory),
+        "PATH": os.pathsep.join(
+            [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
+        "PYTHONPATH": os.pathsep.join([str(directory), *_already("PYTHONPATH")]),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "NO_COLOR": "1",

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from dmpo.training.metrics import METRICS
 from tests.docs.fences import fences, write_titled
 from tests.docs.short_runs import environment
 
 PAGE = "quickstart.md"
 
 
-def test_quickstart_commands_run_in_their_order(tmp_path: Path) -> None:
-    write_titled(PAGE, tmp_path)
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which everything was typed."""
+    directory = tmp_path_factory.mktemp("quickstart")
+    write_titled(PAGE, directory)
     blocks = [fence.text for fence in fences(PAGE) if fence.language == "bash"]
-    script = "set -eu\n" + "".join(blocks)
     run = subprocess.run(
-        ["sh", "-c", script],
-        cwd=tmp_path,
-        env=environment(tmp_path),
+        ["sh", "-c", "set -eu\n" + "".join(blocks)],
+        cwd=directory,
+        env=environment(directory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    assert script.count("dmpo ") >= 5
-    assert (tmp_path / "runs" / "first" / "metrics.jsonl").is_file()
+    return directory
+
+
+def test_quickstart_leaves_a_complete_run_for_each_training(typed: Path) -> None:
+    text = "".join(fence.text for fence in fences(PAGE) if fence.language == "bash")
+    outputs = re.findall(r"--output (\S+)", text)
+    assert len(outputs) >= 4
+    for output in outputs:
+        assert (typed / output / "config.yaml").is_file()
+        assert list((typed / output / "checkpoints").glob("step-*"))
+
+
+def test_every_metric_of_the_quickstart_is_in_the_reference(typed: Path) -> None:
+    patterns = [re.sub(r"<\w+>", r"[\\w./-]+", re.escape(name)) for name in METRICS]
+    known = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    files = list(typed.glob("runs/*/metrics.jsonl"))
+    assert files
+    logged = {name for file in files for line in file.open() for name in json.loads(line)}
+    assert {name for name in logged - {"step"} if not known.fullmatch(name)} == set()
