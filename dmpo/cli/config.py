@@ -11,6 +11,7 @@ import typer
 from dmpo.cli.options import (
     SETTINGS_CONTEXT,
     ConfigFile,
+    Context,
     Recipe,
     Sets,
     command_layer,
@@ -25,7 +26,7 @@ app = typer.Typer(help="Show, describe and check settings.", no_args_is_help=Tru
 
 @app.command("show", context_settings=SETTINGS_CONTEXT)
 def show(
-    context: typer.Context,
+    context: Context,
     recipe: Recipe = None,
     config: ConfigFile = None,
     sets: Sets = None,

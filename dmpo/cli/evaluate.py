@@ -9,6 +9,7 @@ import typer
 
 from dmpo.cli.options import (
     ConfigFile,
+    Context,
     Debug,
     Output,
     Recipe,
@@ -22,7 +23,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    context: typer.Context,
+    context: Context,
     recipe: Recipe = None,
     config: ConfigFile = None,
     run: Annotated[

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from dmpo.cli.options import Debug, Sets, command_layer
+from dmpo.cli.options import Context, Debug, Sets, command_layer
 
 __all__ = ["generate"]
 
 
 def generate(
-    context: typer.Context,
+    context: Context,
     prompt: Annotated[
         list[str] | None, typer.Option(help="What the policy reads; repeatable.")
     ] = None,

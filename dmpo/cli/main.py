@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from dmpo.cli import config, evaluate, generate, plugins, sft, train, version
-from dmpo.cli.options import SETTINGS_CONTEXT, Debug
+from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug
 from dmpo.errors import DmpoError
 
 __all__ = ["app", "main"]
@@ -34,7 +34,7 @@ app.command("version")(version.version)
 
 
 @app.callback(invoke_without_command=True)
-def _root(context: typer.Context, debug: Debug = False) -> None:  # noqa: ARG001
+def _root(context: Context, debug: Debug = False) -> None:  # noqa: ARG001
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -66,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.format_message(), USAGE_ERROR, debug)
         hint = "" if debug else " (--debug shows the traceback)"
         return _fail(f"{type(error).__name__}: {error}{hint}", 1, debug)
+    if code == INTERRUPTED:  # newer typers turn the interrupt into an exit code of their own
+        return _fail("interrupted.", INTERRUPTED, debug)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
+    if debug and sys.exc_info()[0] is not None:
         traceback.print_exc()
     typer.echo(f"dmpo: error: {' '.join(message.split())}", err=True)
     return code

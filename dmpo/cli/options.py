@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dmpo.config.layers import Tree
 
+if TYPE_CHECKING:
+    from typer import Context
+else:
+    # What typer hands to a command is an object of the class its public one derives from.
+    Context = typer.Context.__base__
+
 __all__ = [
     "SETTINGS_CONTEXT",
     "ConfigFile",
+    "Context",
     "Debug",
     "Output",
     "Recipe",
@@ -46,7 +53,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.
 
 
 def command_layer(
-    context: typer.Context,
+    context: Context,
     *,
     sections: tuple[str, ...],
     sets: list[str] | None = None,

@@ -8,6 +8,7 @@ import typer
 
 from dmpo.cli.options import (
     ConfigFile,
+    Context,
     Debug,
     Output,
     Recipe,
@@ -21,7 +22,7 @@ __all__ = ["sft"]
 
 
 def sft(
-    context: typer.Context,
+    context: Context,
     recipe: Recipe = None,
     config: ConfigFile = None,
     sets: Sets = None,

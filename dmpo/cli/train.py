@@ -10,6 +10,7 @@ import typer
 
 from dmpo.cli.options import (
     ConfigFile,
+    Context,
     Debug,
     Output,
     Recipe,
@@ -25,7 +26,7 @@ Name = Annotated[str | None, typer.Option(metavar="NAME")]
 
 
 def train(
-    context: typer.Context,
+    context: Context,
     recipe: Recipe = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -204,9 +205,8 @@ def _dry_run(resolved: Any) -> None:
     typer.echo("nothing was written")
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
+def _size(num_bytes: int) -> str:
+    for power, unit in enumerate(("B", "KiB", "MiB")):
+        if num_bytes < 1024 ** (power + 1):
+            return f"{num_bytes / 1024**power:.0f} {unit}"
+    return f"{num_bytes / 1024**3:.1f} GiB"

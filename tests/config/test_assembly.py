@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dmpo.config.assembly import (
+    build_light_parts,
+    build_reward,
+    build_sft_tasks,
+    build_training_parts,
+)
+from dmpo.config.layers import sourced
+from dmpo.config.overrides import command_line_layer
+from dmpo.config.recipes import recipe_chain
+from dmpo.config.rehearsal import estimate_memory, rehearse
+from dmpo.config.resolve import resolve_run, resolve_sft
+from dmpo.config.run import RewardSection, RunConfig
+from dmpo.errors import ConfigError
+from dmpo.rewards.composite import CompositeReward
+from dmpo.rewards.task import TaskReward
+
+SCRATCH = "policy.scratch={d_model: 16, n_layers: 1, n_heads: 2, mlp_hidden_size: 24}"
+
+
+def config(*sets: str, recipe: str = "sudoku") -> RunConfig:
+    return resolve_run([*recipe_chain(recipe).layers, command_line_layer(sets)]).config
+
+
+@pytest.mark.parametrize("recipe", ["sudoku", "sudoku_paper", "digit_sum"])
+def test_shipped_recipe_builds_parts_that_go_together(recipe: str) -> None:
+    light = build_light_parts(config(recipe=recipe))
+    assert light.objective.needs_reference == (recipe != "sudoku")
+
+
+@pytest.mark.parametrize(
+    "sampler", ["low_confidence", "{name: roar, temperature: 0}", "{name: random, cfg_scale: 1}"]
+)
+def test_path_likelihood_is_refused_where_no_path_is_recorded(sampler: str) -> None:
+    with pytest.raises(ConfigError, match=r"^likelihood: 'path' needs the path"):
+        build_light_parts(config("likelihood=path", f"sampler={sampler}"))
+
+
+def test_path_in_the_ratio_alone_is_refused_as_well() -> None:
+    settings = ("ratio_likelihood=path", "sampler=low_confidence")
+    with pytest.raises(ConfigError, match=r"^ratio_likelihood: 'path'"):
+        build_light_parts(config(*settings, recipe="sudoku_paper"))
+
+
+def test_baseline_without_a_link_to_go_through_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^baseline: 'mean' goes through the link"):
+        build_light_parts(config("weights=advantage", "baseline=mean"))
+
+
+def test_no_baseline_goes_with_weights_without_a_link() -> None:
+    build_light_parts(config("weights=advantage", "baseline=none"))
+
+
+def test_single_reward_stands_for_itself() -> None:
+    assert isinstance(build_reward([RewardSection(name="task")]), TaskReward)
+
+
+def test_rewards_are_summed_under_distinct_names() -> None:
+    function: dict[str, Any] = {"name": "function", "target": "operator:add"}
+    sections = [RewardSection(name="task", weight=0.5), RewardSection(**function)]
+    reward = build_reward([*sections, RewardSection(**function, weight=2)])
+    assert isinstance(reward, CompositeReward)
+    assert [(name, weight) for name, weight, _ in reward.parts] == [
+        ("task", 0.5),
+        ("add", 1.0),
+        ("add_2", 2.0),
+    ]
+
+
+def test_sft_tasks_of_one_kind_have_distinct_names() -> None:
+    tasks = ["sudoku", {"name": "sudoku", "seed": 1, "weight": 2}]
+    built = build_sft_tasks(resolve_sft([sourced({"tasks": tasks}, "file")]).config)
+    assert [(task.name, task.weight) for task in built] == [("sudoku", 1.0), ("sudoku_2", 2.0)]
+
+
+def test_rehearsal_counts_what_a_run_would_use() -> None:
+    settings = config(SCRATCH, recipe="sudoku_paper")
+    found = rehearse(build_training_parts(settings, build_light_parts(settings)), settings)
+    assert found.num_trained == found.num_parameters > 0
+    assert found.num_views == 4
+    assert found.sequence_length == 17 + 16
+    assert set(found.num_examples) == {"train", "validation", "test"}
+    assert found.memory["optimizer"] == 2 * found.memory["parameters"]
+    assert found.memory["reference"] == found.memory["parameters"]
+
+
+def test_memory_of_adapters_needs_no_copy_of_the_reference() -> None:
+    settings = config(SCRATCH, "policy.lora.rank=2")
+    policy = build_training_parts(settings, build_light_parts(settings)).policy
+    memory = estimate_memory(
+        policy, settings.training, num_views=1, sequence_length=8, needs_reference=True
+    )
+    assert memory["reference"] == 0
+    assert memory["gradients"] < memory["parameters"]
+
+
+def test_activations_grow_with_rows_and_views() -> None:
+    settings = config(SCRATCH)
+    policy = build_training_parts(settings, build_light_parts(settings)).policy
+    one, four = (
+        estimate_memory(
+            policy, settings.training, num_views=n, sequence_length=8, needs_reference=False
+        )["activations"]
+        for n in (1, 4)
+    )
+    assert four == 4 * one
