@@ -243,7 +243,7 @@ def first_validation_message(
     if detail["type"] == "missing":
         return f"{path}: required and not given."
     message = detail["msg"].removeprefix("Value error, ")
-    if not location:
+    if not location or isinstance(detail["input"], Mapping):
         return f"{path}: {message}" if path else message
     return f"{path}: {message}; given {detail['input']!r}."
 

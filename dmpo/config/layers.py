@@ -10,7 +10,8 @@ lower layer's settings from outliving what they belonged to:
 - where the task changes, the lower layer's canvas lengths go: they belonged to other answers.
 
 And a setting that excludes another one takes its place: a model to load the lower layer's
-model from scratch, another alpha the lower layer's eta.
+model from scratch, another alpha the lower layer's eta, a run shorter than the lower layer's
+warm-up the warm-up.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ _TAKES_THE_PLACE_OF = {
     "policy.scratch": ("policy.model", "policy.revision"),
     "weights.alpha": ("weights.eta",),
 }
+_WARMUP = "training.warmup_steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,9 @@ def stacked(lower: Tree, upper: Tree) -> Tree:
         value = _at(upper, path)
         if value is not None and plain(value) not in (None, _plain_at(lower, path)):
             dropped += others
+    steps, warmup = _plain_at(upper, "training.num_steps"), _plain_at(lower, _WARMUP)
+    if isinstance(steps, int) and isinstance(warmup, int) and warmup > steps:
+        dropped += (_WARMUP,)
     return merged(_without(lower, dropped), upper)
 
 

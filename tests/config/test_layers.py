@@ -86,6 +86,22 @@ def test_other_task_drops_the_lengths_of_lower_layers_alone() -> None:
     }
 
 
+def test_run_shorter_than_its_warmup_has_none() -> None:
+    low = {"training": {"num_steps": 100, "warmup_steps": 5}}
+    assert over(low, {"training": {"num_steps": 4}}) == {"training": {"num_steps": 4}}
+    assert over(low, {"training": {"num_steps": 5}})["training"]["warmup_steps"] == 5
+    high = {"training": {"num_steps": 4, "warmup_steps": 9}}
+    assert over(low, high) == high
+
+
+def test_setting_takes_the_place_of_what_it_excludes() -> None:
+    low = {"weights": {"name": "tilted", "alpha": 0, "eta": 10}}
+    assert over(low, {"weights": {"alpha": 0.1}})["weights"] == {"name": "tilted", "alpha": 0.1}
+    assert over(low, {"weights": {"alpha": 0}}) == low
+    model = {"policy": {"scratch": {"d_model": 16}}}
+    assert over(model, {"policy": {"model": "x"}}) == {"policy": {"model": "x"}}
+
+
 def test_list_is_replaced_as_a_whole() -> None:
     assert over({"rewards": ["a", "b"]}, {"rewards": ["c"]}) == {"rewards": [{"name": "c"}]}
 

@@ -116,6 +116,7 @@ def test_function_reward_is_named_by_its_target() -> None:
         ("policy.lora={rnk: 2}", r"^policy\.lora\.rnk: unknown key; .*'rank'"),
         ("baseline.name=medn", r"^baseline: unknown name 'medn'; .*'mean'"),
         ("training.num_steps=-1", r"^training\.num_steps: .*; given -1\. \(from --set\)"),
+        ("training.warmup_steps=999", r"^training: warmup_steps 999 exceeds [^{]*\(from .*--set"),
         ("likelihood=3", r"^likelihood: "),
         ("task=null", r"^task: "),
     ],
