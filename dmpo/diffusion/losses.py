@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = [
     "clipped_surrogate",
@@ -13,6 +14,7 @@ __all__ = [
     "k3_divergence",
     "masked_token_mean",
     "weighted_denoising_cross_entropy",
+    "weighted_discriminative_loss",
 ]
 
 
@@ -31,6 +33,34 @@ def weighted_denoising_cross_entropy(
         num_rows: Rows of the whole buffer, the normaliser.
     """
     return -(weights * log_likelihood / lengths.clamp(min=1)).sum() / num_rows
+
+
+def weighted_discriminative_loss(
+    real_log_ratio: Float[Tensor, " S"],
+    fake_log_ratio: Float[Tensor, " S"],
+    weights: Float[Tensor, " S"],
+    num_rows: int,
+    *,
+    beta: float,
+    gamma: float,
+) -> Float[Tensor, ""]:
+    """Return −mean over the buffer of w·log σ(βΔ₁) + γ·log σ(−βΔ₂) (WDDO, DMPO Eq. 16).
+
+    Weights have mean 1 in a group, so both terms weigh alike; the official code's sum to 1,
+    which makes its first term N times smaller. It also adds replicates up where Δ wants their
+    mean.
+
+    Args:
+        real_log_ratio: Δ₁ = log p̂_θ − log p̂_v in nats, on one half of the replicates.
+        fake_log_ratio: Δ₂, the same on the other, independent half.
+        weights: w; no gradient.
+        num_rows: Rows of the whole buffer, the normaliser.
+        beta: β, greater than 0.
+        gamma: γ, at least 0.
+    """
+    real = weights * functional.logsigmoid(beta * real_log_ratio)
+    fake = gamma * functional.logsigmoid(-beta * fake_log_ratio)
+    return -(real + fake).sum() / num_rows
 
 
 def clipped_surrogate(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from dmpo.diffusion.losses import (
     k3_divergence,
     masked_token_mean,
     weighted_denoising_cross_entropy,
+    weighted_discriminative_loss,
 )
 from tests.oracles import losses as oracle
 
@@ -83,3 +86,11 @@ def test_token_mean_counts_the_tokens_of_the_whole_buffer():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     where = torch.tensor([[True, False], [True, True]])
     assert masked_token_mean(values, where, 4).item() == pytest.approx(2.0)
+
+
+def test_weighted_discriminative_loss_is_log_two_per_term_where_nothing_has_moved() -> None:
+    # Δ = 0 in both halves: σ(0) = 1/2, so w·log 2 + γ·log 2, with mean-one weights (1 + γ)·log 2.
+    still = torch.zeros(4)
+    weights = torch.tensor([2.0, 1.0, 1.0, 0.0])
+    loss = weighted_discriminative_loss(still, still, weights, 4, beta=1.0, gamma=0.5)
+    assert loss.item() == pytest.approx(1.5 * math.log(2))

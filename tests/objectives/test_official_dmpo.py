@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from dmpo.diffusion.likelihood import exact_coefficients, reference_coefficients
-from dmpo.diffusion.losses import weighted_denoising_cross_entropy
+from dmpo.diffusion.losses import (
+    weighted_denoising_cross_entropy,
+    weighted_discriminative_loss,
+)
 from dmpo.diffusion.tilting import effective_sample_size, group_softmax_weights
 from dmpo.likelihoods.base import LikelihoodConfig, rollout_log_probs
 from dmpo.records import LogRatio, Views
@@ -31,6 +34,7 @@ ELBO_CASES = ["elbo_antithetic", "elbo_independent", "elbo_group0"]
 ROWS = {"elbo_group0": slice(0, 4), "loss": slice(0, 4), "non_eos": slice(0, 4)}
 DESCRIPTION, TENSORS = numbers("losses/dmpo") if FIXTURES.is_dir() else ({"losses": []}, {})
 WDCE = [case for case in DESCRIPTION["losses"] if case["loss"] == "wdce"]
+WDDO = [case for case in DESCRIPTION["losses"] if case["loss"] == "ddo"]
 BASELINE_CASES = [(c["alpha"], c["baseline"], c["strength"], c["official"]) for c in WDCE]
 
 
@@ -157,6 +161,25 @@ def test_wdce_of_every_baseline_and_strength(policies, alpha, baseline, strength
     close(got, official, atol=1e-3, rtol=1e-3)
     naive = oracle.wdce(weights, TENSORS["loss.ce_theta"], TENSORS["loss.masks"])
     assert got.item() == pytest.approx(naive, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("case", WDDO)
+def test_wddo_equals_the_corrected_value(case):
+    masks, entropies = TENSORS["loss.masks"], TENSORS["loss.ce_theta"]
+    factor = masks.shape[-1] / masks.sum(-1).clamp(min=1)
+    log_ratios = -(factor * entropies.sum(-1)) - TENSORS["loss.log_prob_old"]
+    half = len(masks) // 2
+    whole = slice(None)
+    parts = (slice(half), slice(half, None)) if case["independent_sets"] else (whole, whole)
+    loss = weighted_discriminative_loss(
+        log_ratios[parts[0]].mean(0),
+        log_ratios[parts[1]].mean(0),
+        4 * TENSORS["weights_alpha_0.5.weights_sum1"],
+        4,
+        beta=case["beta"],
+        gamma=case["gamma"],
+    )
+    close(loss, case["right"], atol=1e-4, rtol=1e-4)
 
 
 def official_batch(policies, weights):
