@@ -183,16 +183,18 @@ def build_training_parts(config: RunConfig, light: LightParts) -> TrainingParts:
 
 
 def build_sft_tasks(config: SftConfig) -> list[SftTask]:
-    """Build the mixture that supervised fine-tuning learns from."""
+    """Build the mixture that supervised fine-tuning learns from; each has its own canvas."""
     tasks: dict[str, SftTask] = {}
     for section in config.tasks:
         task = build_task(section)
         name = _distinct(section.name, tasks)
+        sampler = {**config.evaluation.sampler.model_dump(), "gen_length": task.response_length}
+        evaluation = config.evaluation.model_copy(update={"sampler": PluginSection(**sampler)})
         tasks[name] = SftTask(
             name=name,
             task=task,
             weight=section.weight,
-            evaluator=build_evaluator(config.evaluation, task),
+            evaluator=build_evaluator(evaluation, task),
         )
     return list(tasks.values())
 

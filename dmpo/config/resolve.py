@@ -105,10 +105,19 @@ def resolve_run(layers: Sequence[Tree]) -> Resolved[RunConfig]:
 def resolve_sft(layers: Sequence[Tree]) -> Resolved[SftConfig]:
     """Return the complete config of ``dmpo sft``; see :func:`resolve_run`.
 
-    Where the evaluation's sampler is given no ``gen_length``, it is the longest that a task
-    asks for.
+    Each task is trained and measured on a canvas of its own length, so the evaluation's sampler
+    takes no ``gen_length``; the longest stands there.
+
+    Raises:
+        ConfigError: If it is given one, and as :func:`resolve_run`.
     """
     tree = _stack(SftConfig, layers)
+    given = leaf_sources(tree).get("evaluation.sampler.gen_length")
+    if given is not None:
+        raise ConfigError(
+            f"evaluation.sampler.gen_length: each task is measured on its own canvas length; "
+            f"leave it out (from {given})"
+        )
     draft = _validated(SftConfig, tree)
     lengths = [_response_length(task, f"tasks.{n}", tree) for n, task in enumerate(draft.tasks)]
     longest = max(lengths, key=lambda leaf: int(leaf.value))

@@ -31,9 +31,6 @@ class FunctionRewardConfig(PluginConfig):
     target: str = Field(
         pattern=r"^.+:[^:]+$", description="package.module:function or path/to/file.py:function."
     )
-    weight: float = Field(
-        1.0, allow_inf_nan=False, description="Factor of what the function returns."
-    )
 
 
 @final
@@ -76,7 +73,7 @@ class FunctionReward(RewardModel):
             ) from error
         values = _values(returned, rollouts, self.config.target)
         component = torch.tensor(values).reshape(rollouts.num_prompts, rollouts.num_rollouts)
-        return Rewards(total=self.config.weight * component, components={self._name: component})
+        return Rewards(total=component, components={self._name: component})
 
 
 def _arguments(rollouts: Rollouts) -> dict[str, list[Any]]:

@@ -151,6 +151,12 @@ def test_sft_canvas_is_the_longest_of_its_tasks() -> None:
     assert config.provenance["evaluation.sampler.gen_length"] == "task sudoku"
 
 
+def test_sft_refuses_one_canvas_for_all_tasks() -> None:
+    layer = sourced({"tasks": ["sudoku"], "evaluation": {"sampler": {"gen_length": 4}}}, "file")
+    with pytest.raises(ConfigError, match=r"gen_length: each task .* \(from file\)"):
+        resolve_sft([layer])
+
+
 def test_sft_recipe_resolves() -> None:
     assert resolve_sft(recipe_chain("tiny_llada").layers).config.policy.parameters["scratch"]
 

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 
 from dmpo.config.schema import run_schema
@@ -16,7 +17,6 @@ def schema() -> dict[str, Any]:
 
 
 def test_schema_is_a_valid_schema(schema: dict[str, Any]) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(schema)
 
 

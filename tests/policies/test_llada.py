@@ -430,9 +430,6 @@ def test_parameter_counts_are_those_of_the_shape():
     assert policy.num_trainable_parameters == policy.num_parameters
 
 
-@pytest.mark.skipif(
-    not packaged_directory("tiny_llada").is_dir(), reason="the checkpoint is not built yet"
-)
 def test_default_is_the_checkpoint_inside_the_package():
     policy = LladaPolicy(LladaConfig())
     assert policy.describe().startswith("tiny LLaDA")

@@ -11,13 +11,13 @@ from tests.rewards.tasks import LengthTask
 
 ROLLOUTS = rollouts_of(examples_of({}), [["a", "bb"]])
 TASK = TaskReward(TaskRewardConfig())
-LENGTHS = FunctionReward(FunctionRewardConfig(target="tests.rewards.functions:lengths", weight=3))
+LENGTHS = FunctionReward(FunctionRewardConfig(target="tests.rewards.functions:lengths"))
 
 
 def test_total_is_the_weighted_sum_of_the_parts() -> None:
     reward = CompositeReward([("task", 2.0, TASK), ("lengths", -1.0, LENGTHS)])
-    # task: .5 and 3; lengths with their own weight: 3 and 6
-    assert reward.score(ROLLOUTS, LengthTask()).total.tolist() == [[2 * 0.5 - 3, 2 * 3 - 6]]
+    # task: .5 and 3; lengths: 1 and 2
+    assert reward.score(ROLLOUTS, LengthTask()).total.tolist() == [[2 * 0.5 - 1, 2 * 3 - 2]]
 
 
 def test_components_name_the_part_they_come_from() -> None:
@@ -28,7 +28,7 @@ def test_components_name_the_part_they_come_from() -> None:
         "task/length": [[1, 2]],
         "task/even": [[0, 1]],
         "task/other": [[7, 7]],
-        "lengths": [[3, 6]],
+        "lengths": [[1, 2]],
         "lengths/lengths": [[1, 2]],
     }
 

@@ -16,10 +16,10 @@ ROLLOUTS = rollouts_of(
 )
 
 
-def score(path: Path, code: str, **parameters: float) -> Rewards:
+def score(path: Path, code: str) -> Rewards:
     file = path / "my_reward.py"
     file.write_text(code)
-    config = FunctionRewardConfig(target=f"{file}:reward", **parameters)
+    config = FunctionRewardConfig(target=f"{file}:reward")
     return FunctionReward(config).score(ROLLOUTS, LengthTask())
 
 
@@ -48,12 +48,6 @@ def reward(prompts, completions, completion_ids, **columns):
 def test_only_what_the_function_accepts_is_passed(tmp_path: Path) -> None:
     code = "def reward(target, *, scale=2):\n    return [scale * t for t in target]"
     assert score(tmp_path, code).total.tolist() == [[4, 4], [6, 6]]
-
-
-def test_weight_scales_the_total_and_not_the_component(tmp_path: Path) -> None:
-    rewards = score(tmp_path, "def reward(prompts):\n    return [1, 2, 3, 4]", weight=-0.5)
-    assert rewards.total.tolist() == [[-0.5, -1], [-1.5, -2]]
-    assert rewards.components["reward"].tolist() == [[1, 2], [3, 4]]
 
 
 def test_none_counts_nothing(tmp_path: Path) -> None:
