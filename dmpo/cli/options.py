@@ -12,7 +12,7 @@ import typer
 from dmpo.config.layers import Tree
 
 if TYPE_CHECKING:
-    from typer import Context
+    from typer import Context as Context
 else:
     # What typer hands to a command is an object of the class its public one derives from.
     Context = typer.Context.__base__
@@ -20,7 +20,6 @@ else:
 __all__ = [
     "SETTINGS_CONTEXT",
     "ConfigFile",
-    "Context",
     "Debug",
     "Output",
     "Recipe",

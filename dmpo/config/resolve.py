@@ -106,21 +106,22 @@ def resolve_sft(layers: Sequence[Tree]) -> Resolved[SftConfig]:
     """Return the complete config of ``dmpo sft``; see :func:`resolve_run`.
 
     Each task is trained and measured on a canvas of its own length, so the evaluation's sampler
-    takes no ``gen_length``; the longest stands there.
+    takes no other ``gen_length`` than the longest of them.
 
     Raises:
-        ConfigError: If it is given one, and as :func:`resolve_run`.
+        ConfigError: If it is given another one, and as :func:`resolve_run`.
     """
     tree = _stack(SftConfig, layers)
-    given = leaf_sources(tree).get("evaluation.sampler.gen_length")
-    if given is not None:
-        raise ConfigError(
-            f"evaluation.sampler.gen_length: each task is measured on its own canvas length; "
-            f"leave it out (from {given})"
-        )
     draft = _validated(SftConfig, tree)
     lengths = [_response_length(task, f"tasks.{n}", tree) for n, task in enumerate(draft.tasks)]
     longest = max(lengths, key=lambda leaf: int(leaf.value))
+    given = plain(tree["evaluation"]["sampler"]).get("gen_length", longest.value)
+    if given != longest.value:
+        message = (
+            "evaluation.sampler.gen_length: each task is measured on its own canvas length; "
+            f"leave it out; given {given!r}."
+        )
+        raise _with_source(message, tree)
     return _completed(
         SftConfig, _with_length(tree, "evaluation.sampler", draft.evaluation.sampler, longest)
     )

@@ -153,7 +153,7 @@ def test_sft_canvas_is_the_longest_of_its_tasks() -> None:
 
 def test_sft_refuses_one_canvas_for_all_tasks() -> None:
     layer = sourced({"tasks": ["sudoku"], "evaluation": {"sampler": {"gen_length": 4}}}, "file")
-    with pytest.raises(ConfigError, match=r"gen_length: each task .* \(from file\)"):
+    with pytest.raises(ConfigError, match=r"gen_length: each task .*given 4"):
         resolve_sft([layer])
 
 
