@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from typing import final
 
+import typer
 from rich.console import Console
 
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.table import evaluation_table
 from dmpo.training.events import EvaluationDone, Event, Finished
 
-__all__ = ["Results", "is_main_process", "num_processes"]
+__all__ = ["Results", "is_main_process", "num_processes", "say"]
 
 
 @final
@@ -50,3 +54,20 @@ def num_processes() -> int:
 def is_main_process() -> bool:
     """Return whether this is the process that talks."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(label: str, text: str) -> None:
+    """Print ``label  text``, wrapped between words under the text where a terminal is narrow."""
+    head = f"{label:<12}"
+    if sys.stdout.isatty():
+        text = textwrap.fill(
+            text,
+            width=max(2 * len(head), shutil.get_terminal_size().columns),
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    else:
+        text = head + text
+    typer.echo(text)

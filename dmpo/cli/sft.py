@@ -36,7 +36,7 @@ def sft(
     """Train a policy to answer as the demonstrations of tasks do; makes the tiny LLaDA."""
     from rich.console import Console
 
-    from dmpo.cli.results import is_main_process
+    from dmpo.cli.results import is_main_process, say
     from dmpo.config.assembly import build_policy, build_sft_tasks, place_on_accelerator
     from dmpo.config.overrides import SETTING_FLAGS
     from dmpo.config.resolve import resolve_sft
@@ -58,11 +58,12 @@ def sft(
     resolved = resolve_sft([*layers, layer])
     settings = resolved.config
     tasks = build_sft_tasks(settings)
-    typer.echo(f"recipe      {label}" + (f": {description}" if description else ""))
-    typer.echo(f"tasks       {', '.join(task.name for task in tasks)}")
-    typer.echo(f"output      {directory}")
+    say("recipe", label + (f": {description}" if description else ""))
+    say("tasks", ", ".join(task.name for task in tasks))
+    say("output", str(directory))
     built = build_policy(settings.policy)
     place_on_accelerator(built)
+    say("policy", built.describe())
     console = Console(highlight=False)
     trainer = SftTrainer(
         built,
@@ -76,4 +77,4 @@ def sft(
     (directory / "config.yaml").write_text(yaml_text(resolved.plain()), encoding="utf-8")
     for name, result in results.items():
         console.print(evaluation_table({name: result}))
-    typer.echo(f"saved in    {directory}")
+    say("saved in", str(directory))

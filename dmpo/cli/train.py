@@ -124,28 +124,24 @@ def _directory(output: Path | None, label: str, *, dry_run: bool) -> Path:
 
 def _announce(config: Any, label: str, description: str, directory: Path) -> None:
     """Say in a few lines what runs."""
-    from dmpo.cli.results import is_main_process
+    from dmpo.cli.results import is_main_process, say
 
     if not is_main_process():
         return
-    typer.echo(f"recipe      {label}" + (f": {description}" if description else ""))
-    typer.echo(f"task        {config.task.name}")
-    typer.echo(
-        f"objective   {config.objective.name} (likelihood {config.likelihood.name}, "
-        f"weights {config.weights.name}, baseline {config.baseline.name})"
+    say("recipe", label + (f": {description}" if description else ""))
+    say("task", config.task.name)
+    say(
+        "objective",
+        f"{config.objective.name} (likelihood {config.likelihood.name}, weights "
+        f"{config.weights.name}, baseline {config.baseline.name})",
     )
-    settings = config.policy.parameters
-    checkpoint = "from scratch" if settings.get("scratch") else settings.get("model", "")
-    typer.echo(
-        f"policy      {config.policy.name} {checkpoint} (another one: --model PATH_OR_HUB_ID)"
-    )
-    typer.echo(f"output      {directory}")
+    say("output", str(directory))
 
 
 def _run(resolved: Any, directory: Path, *, resume: bool, plain: bool) -> None:
     from rich.console import Console
 
-    from dmpo.cli.results import Results, is_main_process
+    from dmpo.cli.results import Results, is_main_process, say
     from dmpo.config.assembly import build_light_parts, build_training_parts
     from dmpo.config.runs import newest_checkpoint
     from dmpo.config.yaml_text import yaml_text
@@ -155,6 +151,8 @@ def _run(resolved: Any, directory: Path, *, resume: bool, plain: bool) -> None:
     config = resolved.config
     light = build_light_parts(config)
     parts = build_training_parts(config, light)
+    if is_main_process():
+        say("policy", parts.policy.describe())
     console = Console(highlight=False)
     results = Results()
     view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
@@ -171,19 +169,20 @@ def _run(resolved: Any, directory: Path, *, resume: bool, plain: bool) -> None:
     if resume:
         checkpoint, skipped = newest_checkpoint(directory)
         for reason in skipped:
-            typer.echo(f"skipped     {reason}")
+            say("skipped", reason)
         trainer.restore(checkpoint)
     with view:
         trainer.train()
     if is_main_process():
         results.print_table(console)
-        typer.echo(f"saved in    {directory}")
-        typer.echo(f"evaluate    dmpo eval --run {directory}")
-        typer.echo(f"curves      tensorboard --logdir {directory}")
+        say("saved in", str(directory))
+        say("evaluate", f"dmpo eval --run {directory}")
+        say("curves", f"tensorboard --logdir {directory}")
 
 
 def _dry_run(resolved: Any) -> None:
     """Print settings, counts and an estimate of memory, after a rollout through every part."""
+    from dmpo.cli.results import say
     from dmpo.config.assembly import build_light_parts, build_training_parts
     from dmpo.config.rehearsal import rehearse
     from dmpo.config.yaml_text import yaml_with_comments
@@ -193,15 +192,16 @@ def _dry_run(resolved: Any) -> None:
     found = rehearse(build_training_parts(config, light), config)
     typer.echo(yaml_with_comments(resolved.plain(), resolved.provenance))
     sizes = ", ".join(f"{count:,} {split}" for split, count in found.num_examples.items())
-    typer.echo(f"parameters  {found.num_parameters:,}, trained {found.num_trained:,}")
-    typer.echo(f"problems    {sizes}")
-    typer.echo(
-        f"rehearsal   one rollout of {found.sequence_length} positions: "
-        f"reward {found.reward:g}, {found.num_views} views"
+    say("parameters", f"{found.num_parameters:,}, trained {found.num_trained:,}")
+    say("problems", sizes)
+    say(
+        "rehearsal",
+        f"one rollout of {found.sequence_length} positions: reward {found.reward:g}, "
+        f"{found.num_views} views",
     )
     parts = ", ".join(f"{use} {_size(count)}" for use, count in found.memory.items())
     total = sum(found.memory.values())
-    typer.echo(f"memory      about {_size(total)} on {found.device}, an estimate: {parts}")
+    say("memory", f"about {_size(total)} on {found.device}, an estimate: {parts}")
     typer.echo("nothing was written")
 
 

@@ -137,6 +137,10 @@ class DiffusionPolicy(ABC):
         """Return the text of each canvas up to its first EOS, special tokens left out."""
 
     @abstractmethod
+    def describe(self) -> str:
+        """Return one line: which checkpoint this is, how large, and what of it is trained."""
+
+    @abstractmethod
     def save(self, directory: Path) -> None:
         """Write weights (or the adapter), config and tokenizer in the official layout."""
 

@@ -21,7 +21,6 @@ from dmpo.training.events import (
     EvaluationDone,
     Event,
     Finished,
-    Started,
     StepDone,
     UnmaskedSample,
 )
@@ -146,8 +145,6 @@ class PlainView:
     def notify(self, event: Event) -> None:
         """Print what the event is worth, at most a line."""
         match event:
-            case Started():
-                self._line(f"run directory {event.run_directory}")
             case BufferFilled():
                 self._is_due = self._has_buffers = True
                 for warning in event.warnings:
@@ -219,8 +216,6 @@ class LiveView:
     def notify(self, event: Event) -> None:
         """Take over what the event says; evaluations and warnings stay above the screen."""
         match event:
-            case Started():
-                self._above(f"run directory {event.run_directory}")
             case BufferFilled():
                 self._rewards = (*self._rewards, event.metrics["reward/mean"])[-REWARD_HISTORY:]
                 if self._sample is None or self._frame() is None:

@@ -19,7 +19,7 @@ def test_train_measures_before_and_after_and_says_where_it_is_saved(
 ) -> None:
     said = dmpo(capsys, "train", *SMALL, "--steps", "4", "--baseline", "mean", "--output", "out")
     assert (said.code, said.err) == (0, "")
-    for text in ("sudoku", "baseline mean", "from scratch", "before", "after", "saved in    out"):
+    for text in ("sudoku", "baseline mean", "random weights", "before", "after", "saved in    out"):
         assert text in said.out
     assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 4
     assert json.loads(Path("out/evaluation.json").read_text()).keys() == {"step 0", "step 4"}

@@ -128,6 +128,9 @@ class TabularPolicy(DiffusionPolicy):
     def decode(self, completions):
         return ["".join(map(str, row)) for row in completions.tolist()]
 
+    def describe(self) -> str:
+        return "a table"
+
     def save(self, directory: Path) -> None:
         torch.save(self._module.state_dict(), directory / "table.pt")
 

@@ -109,6 +109,9 @@ class RandomPolicy(DiffusionPolicy):
     def decode(self, completions: Int[Tensor, "S D"]) -> list[str]:
         return [" ".join(map(str, row)) for row in completions.tolist()]
 
+    def describe(self) -> str:
+        return "random logits"
+
     def save(self, directory: Path) -> None:
         raise NotImplementedError
 
