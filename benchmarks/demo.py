@@ -1,7 +1,7 @@
 """Before and after a shipped recipe, over seeds: the figures of the README.
 
     python benchmarks/demo.py                             # the demo, seeds 0 1 2, test split
-    python benchmarks/demo.py --recipe digit_sum
+    python benchmarks/demo.py --recipe digit_sum --name digit_sum
     python benchmarks/demo.py --split validation -- --training.learning_rate 3e-4   # to choose
 
 Every seed is one run of `dmpo train` as a process, in a folder of its own; what follows `--` is
