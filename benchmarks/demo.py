@@ -92,10 +92,11 @@ def report(recipe: str, split: str, runs: list[dict], arguments: list[str]) -> s
     before = [figures(next(iter(run["evaluations"].values()))) for run in runs]
     after = [figures(list(run["evaluations"].values())[-1]) for run in runs]
     seeds = [run["seed"] for run in runs]
+    count = f"{len(runs)} seed" + "s" * (len(runs) > 1)
     lines = [
         f"# Recipe `{recipe}`, {split} split",
         "",
-        f"| figure | before | after, mean of {len(runs)} seeds | " + per_seed("seed {}", seeds),
+        f"| figure | before | after, mean of {count} | " + per_seed("seed {}", seeds),
         "| --- | --- | --- |" + " --- |" * len(runs),
     ]
     for name in before[0]:

@@ -98,8 +98,9 @@ def train(
     if dry_run:
         _dry_run(resolved)
     else:
+        light = _checked_parts(resolved.config)
         _announce(resolved.config, label, description, directory)
-        _run(resolved, directory, resume=resume is not None, plain=plain)
+        _run(resolved, light, directory, resume=resume is not None, plain=plain)
 
 
 def _settings_of(run: Path) -> Path:
@@ -122,6 +123,15 @@ def _directory(output: Path | None, label: str, *, dry_run: bool) -> Path:
     return free_directory(output, label)
 
 
+def _checked_parts(config: Any) -> Any:
+    """Build every part but the policy and read the problems, before anything is said."""
+    from dmpo.config.assembly import build_light_parts
+
+    light = build_light_parts(config)
+    light.task.examples("train")
+    return light
+
+
 def _announce(config: Any, label: str, description: str, directory: Path) -> None:
     """Say in a few lines what runs."""
     from dmpo.cli.results import is_main_process, say
@@ -138,18 +148,17 @@ def _announce(config: Any, label: str, description: str, directory: Path) -> Non
     say("output", str(directory))
 
 
-def _run(resolved: Any, directory: Path, *, resume: bool, plain: bool) -> None:
+def _run(resolved: Any, light: Any, directory: Path, *, resume: bool, plain: bool) -> None:
     from rich.console import Console
 
     from dmpo.cli.results import Results, is_main_process, say
-    from dmpo.config.assembly import build_light_parts, build_training_parts
+    from dmpo.config.assembly import build_training_parts
     from dmpo.config.runs import newest_checkpoint
     from dmpo.config.yaml_text import yaml_text
     from dmpo.training.live import LiveView, PlainView
     from dmpo.training.trainer import Trainer
 
     config = resolved.config
-    light = build_light_parts(config)
     parts = build_training_parts(config, light)
     if is_main_process():
         say("policy", parts.policy.describe())
