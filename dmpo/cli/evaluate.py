@@ -87,8 +87,8 @@ def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
         place_on_accelerator,
     )
     from dmpo.config.runs import newest_checkpoint
-    from dmpo.evaluation.saved import write_completions
-    from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_table
+    from dmpo.evaluation.saved import write_completions, write_tables
+    from dmpo.evaluation.table import evaluation_table
     from dmpo.training.randomness import generator_for
 
     checkpoint = None if run is None else newest_checkpoint(run)[0]
@@ -104,6 +104,5 @@ def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
     Console(highlight=False).print(evaluation_table(results))
     if directory is not None:
         write_completions(directory / "completions.jsonl", result)
-        (directory / "evaluation.json").write_text(evaluation_json(results), encoding="utf-8")
-        (directory / "evaluation.md").write_text(evaluation_markdown(results), encoding="utf-8")
+        write_tables(directory, results)
         typer.echo(f"saved in {directory}")

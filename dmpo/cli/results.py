@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.table import evaluation_table
-from dmpo.training.events import EvaluationDone, Event, Finished
+from dmpo.training.events import EvaluationDone, Event
 
 __all__ = ["Results", "is_main_process", "num_processes", "say"]
 
@@ -25,14 +25,11 @@ class Results:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._evaluations: dict[int, EvaluationResult] = {}
-        self.finished: Finished | None = None
 
     def notify(self, event: Event) -> None:
-        """Take note of evaluations and of the end."""
+        """Take note of evaluations."""
         if isinstance(event, EvaluationDone):
             self._evaluations[event.step] = event.result
-        if isinstance(event, Finished):
-            self.finished = event
 
     def print_table(self, console: Console) -> None:
         """Print before and after side by side."""

@@ -22,8 +22,6 @@ from dmpo.cli.options import (
 
 __all__ = ["train"]
 
-Name = Annotated[str | None, typer.Option(metavar="NAME")]
-
 
 def train(
     context: Context,
@@ -95,10 +93,10 @@ def train(
     layers, label, description = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
     directory = resume or _directory(output, label, dry_run=dry_run)
     resolved = resolve_run([*layers, layer])
+    light = _checked_parts(resolved.config)
     if dry_run:
-        _dry_run(resolved)
+        _dry_run(resolved, light)
     else:
-        light = _checked_parts(resolved.config)
         _announce(resolved.config, label, description, directory)
         _run(resolved, light, directory, resume=resume is not None, plain=plain)
 
@@ -189,15 +187,14 @@ def _run(resolved: Any, light: Any, directory: Path, *, resume: bool, plain: boo
         say("curves", f"tensorboard --logdir {directory}")
 
 
-def _dry_run(resolved: Any) -> None:
+def _dry_run(resolved: Any, light: Any) -> None:
     """Print settings, counts and an estimate of memory, after a rollout through every part."""
     from dmpo.cli.results import say
-    from dmpo.config.assembly import build_light_parts, build_training_parts
+    from dmpo.config.assembly import build_training_parts
     from dmpo.config.rehearsal import rehearse
     from dmpo.config.yaml_text import yaml_with_comments
 
     config = resolved.config
-    light = build_light_parts(config)
     found = rehearse(build_training_parts(config, light), config)
     typer.echo(yaml_with_comments(resolved.plain(), resolved.provenance))
     sizes = ", ".join(f"{count:,} {split}" for split, count in found.num_examples.items())

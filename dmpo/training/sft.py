@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import EvaluationResult, Evaluator
-from dmpo.evaluation.table import evaluation_json, evaluation_markdown
+from dmpo.evaluation.saved import write_tables
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.tasks.base import Task
 from dmpo.training.denoising import (
@@ -219,12 +219,7 @@ class SftTrainer:
         if self._engine.is_main:
             self._policy.save(self._output)
             if results:
-                files = {
-                    "evaluation.json": evaluation_json(results),
-                    "evaluation.md": evaluation_markdown(results),
-                }
-                for name, text in files.items():
-                    (self._output / name).write_text(text, encoding="utf-8")
+                write_tables(self._output, results)
         return results
 
 

@@ -20,8 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from dmpo.evaluation.evaluator import EvaluationResult
-from dmpo.evaluation.saved import write_completions
-from dmpo.evaluation.table import evaluation_json, evaluation_markdown
+from dmpo.evaluation.saved import write_completions, write_tables
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, Finished, StepDone
 
 __all__ = ["Tracker", "environment_record"]
@@ -111,11 +110,7 @@ class Tracker:
         self._evaluations[f"step {event.step}"] = event.result
         path = self._directory / "evaluations" / f"step-{event.step:06d}.jsonl"
         write_completions(path, event.result)
-        for name, text in (
-            ("evaluation.json", evaluation_json(self._evaluations)),
-            ("evaluation.md", evaluation_markdown(self._evaluations)),
-        ):
-            (self._directory / name).write_text(text, encoding="utf-8")
+        write_tables(self._directory, self._evaluations)
         figures = event.result.figures.items()
         values = {f"evaluation/{name}": figure.mean for name, figure in figures}
         self._accelerator.log(values, step=event.step)
