@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DmpoError",
+    "OutputError",
     "PluginError",
     "RewardError",
     "UnknownNameError",
@@ -71,6 +72,10 @@ class CheckpointError(DmpoError, OSError):
     """A checkpoint that is missing, incomplete, or of another family."""
 
     exit_code = 2
+
+
+class OutputError(DmpoError, OSError):
+    """A file that cannot be written: no space, no permission, no such place."""
 
 
 class RewardError(DmpoError, RuntimeError):

@@ -1,0 +1,62 @@
+"""A file is whole or it is not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+
+import pytest
+
+from dmpo.errors import OutputError
+from dmpo.files import append_line, replace_text
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Let no file grow beyond 64 bytes, as a disk does that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_replaced_text_is_read_back_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    replace_text(path, "äöü\n")
+    replace_text(path, "second\n")
+    assert path.read_text(encoding="utf-8") == "second\n"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_old_text_stays_when_the_new_one_does_not_fit(small_disk):
+    path = small_disk / "a.txt"
+    replace_text(path, "old\n")
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: File too large\."):
+        replace_text(path, "x" * 100)
+    assert path.read_text() == "old\n"
+    assert os.listdir(small_disk) == ["a.txt"]
+
+
+def test_appended_lines_follow_each_other(tmp_path):
+    path = tmp_path / "a.jsonl"
+    append_line(path, "1")
+    append_line(path, "ä")
+    assert path.read_text(encoding="utf-8") == "1\nä\n"
+
+
+def test_line_that_does_not_fit_leaves_the_lines_before_it(small_disk):
+    path = small_disk / "a.jsonl"
+    append_line(path, "x" * 40)
+    with pytest.raises(OutputError, match="cannot be written"):
+        append_line(path, "y" * 40)
+    assert path.read_text() == "x" * 40 + "\n"
+
+
+def test_missing_place_is_said_with_the_systems_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=os.strerror(errno.ENOTDIR)):
+        append_line(tmp_path / "file" / "a.jsonl", "1")
