@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DivergenceError",
     "DmpoError",
     "OutputError",
     "PluginError",
@@ -72,6 +73,10 @@ class CheckpointError(DmpoError, OSError):
     """A checkpoint that is missing, incomplete, or of another family."""
 
     exit_code = 2
+
+
+class DivergenceError(DmpoError, ArithmeticError):
+    """A run whose losses or gradients stay infinite or not numbers."""
 
 
 class OutputError(DmpoError, OSError):

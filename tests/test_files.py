@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
 
 import pytest
 
@@ -14,14 +12,9 @@ from dmpo.files import append_line, replace_text
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """Let no file grow beyond 64 bytes, as a disk does that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
-    yield tmp_path
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+def small_disk(tmp_path, file_size_limit):
+    file_size_limit(64)
+    return tmp_path
 
 
 def test_replaced_text_is_read_back_and_leaves_nothing_beside_it(tmp_path):

@@ -27,7 +27,8 @@ def evaluate(
     recipe: Recipe = None,
     config: ConfigFile = None,
     run: Annotated[
-        Path | None, typer.Option(help="A run directory: its settings and last checkpoint.")
+        Path | None,
+        typer.Option(help="A run directory, or a checkpoint in it: its settings and weights."),
     ] = None,
     sets: Sets = None,
     policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
@@ -69,15 +70,16 @@ def evaluate(
             "--seed": ("seed", seed),
         },
     )
+    checkpoint = None
     if run is not None:
-        config = run / "config.yaml"
+        config, checkpoint = _settings_and_checkpoint(run)
     layers, _, _ = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
     settings = resolve_run([*layers, layer]).config
     directory = None if output is None else free_directory(output, "")
-    _evaluate(settings, run, directory)
+    _evaluate(settings, checkpoint, directory)
 
 
-def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
+def _evaluate(settings: Any, checkpoint: Path | None, directory: Path | None) -> None:
     from rich.console import Console
 
     from dmpo.config.assembly import (
@@ -86,12 +88,10 @@ def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
         build_task,
         place_on_accelerator,
     )
-    from dmpo.config.runs import newest_checkpoint
     from dmpo.evaluation.saved import write_completions, write_tables
     from dmpo.evaluation.table import evaluation_table
     from dmpo.training.randomness import generator_for
 
-    checkpoint = None if run is None else newest_checkpoint(run)[0]
     evaluator = build_evaluator(settings.evaluation, build_task(settings.task))
     policy = build_policy(settings.policy)
     if checkpoint is not None:
@@ -106,3 +106,17 @@ def _evaluate(settings: Any, run: Path | None, directory: Path | None) -> None:
         write_completions(directory / "completions.jsonl", result)
         write_tables(directory, results)
         typer.echo(f"saved in {directory}")
+
+
+def _settings_and_checkpoint(run: Path) -> tuple[Path, Path]:
+    """Return a run's settings file and newest whole checkpoint, naming those that are skipped."""
+    from dmpo.cli.results import say
+    from dmpo.config.runs import find_resumption
+    from dmpo.errors import ConfigError
+
+    found = find_resumption(run, "--run")
+    for reason in found.skipped:
+        say("skipped", reason)
+    if found.checkpoint is None:
+        raise ConfigError(f"--run: {run} has not saved a checkpoint yet.")
+    return found.run / "config.yaml", found.checkpoint

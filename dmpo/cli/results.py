@@ -1,4 +1,4 @@
-"""What a run found, gathered from its events for the last lines of a command."""
+"""What a run found, and how a command says it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,27 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import final
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.saved import read_tables
 from dmpo.evaluation.table import evaluation_table
-from dmpo.training.events import EvaluationDone, Event
 
-__all__ = ["Results", "is_main_process", "num_processes", "say"]
+__all__ = ["is_main_process", "num_processes", "print_evaluations", "say"]
 
 
-@final
-class Results:
-    """Keeps the first and the last evaluation of a run."""
-
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self._evaluations: dict[int, EvaluationResult] = {}
-
-    def notify(self, event: Event) -> None:
-        """Take note of evaluations."""
-        if isinstance(event, EvaluationDone):
-            self._evaluations[event.step] = event.result
-
-    def print_table(self, console: Console) -> None:
-        """Print before and after side by side."""
-        steps = sorted(self._evaluations)
-        if not steps:
-            return
-        columns = {"after": self._evaluations[steps[-1]]}
-        if len(steps) > 1:
-            first = "before" if steps[0] == 0 else f"step {steps[0]}"
-            columns = {first: self._evaluations[steps[0]], **columns}
-        console.print(evaluation_table(columns))
+def print_evaluations(console: Console, run: Path) -> None:
+    """Print a run's first and last evaluation side by side; nothing if it has none."""
+    evaluations = list(read_tables(run).items())
+    if not evaluations:
+        return
+    (first, before), (_, after) = evaluations[0], evaluations[-1]
+    columns = {"after": after}
+    if len(evaluations) > 1:
+        columns = {"before" if first == "step 0" else first: before, **columns}
+    console.print(evaluation_table(columns))
 
 
 def num_processes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +49,12 @@ def train(
     max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     output: Output = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this directory.", metavar="RUN")
+        str | None,
+        typer.Option(
+            help="Go on with a run: its directory, a checkpoint in it, or auto: the run in "
+            "--output, which starts if it is not there yet.",
+            metavar="auto|PATH",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build and check everything, write nothing.")
@@ -64,7 +71,6 @@ def train(
     from dmpo.config.overrides import SETTING_FLAGS
     from dmpo.config.resolve import resolve_run
     from dmpo.config.run import DEFAULT_RECIPE, RunConfig
-    from dmpo.errors import ConfigError
 
     values = {
         "--policy": policy,
@@ -86,28 +92,61 @@ def train(
         sets=sets,
         flags={flag: (SETTING_FLAGS[flag], value) for flag, value in values.items()},
     )
-    if resume is not None and (recipe or config or output):
-        raise ConfigError("--resume: the run has its settings and its place already.")
-    if resume is not None:
-        config = _settings_of(resume)
+    resumption = _resumption(resume, recipe, config, output)
+    if resumption is not None and resume != "auto":
+        config = resumption.run / "config.yaml"
     layers, label, description = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
-    directory = resume or _directory(output, label, dry_run=dry_run)
     resolved = resolve_run([*layers, layer])
+    if resumption is not None:
+        directory = resumption.run
+        _say_changes(resumption, resolved.config)
+    elif resume == "auto" and output is not None:
+        directory = output
+    else:
+        directory = _directory(output, label, dry_run=dry_run)
     light = _checked_parts(resolved.config)
     if dry_run:
         _dry_run(resolved, light)
     else:
         _announce(resolved.config, label, description, directory)
-        _run(resolved, light, directory, resume=resume is not None, plain=plain)
+        _run(resolved, light, directory, resumption=resumption, plain=plain)
 
 
-def _settings_of(run: Path) -> Path:
+def _resumption(
+    resume: str | None, recipe: str | None, config: Path | None, output: Path | None
+) -> Any:
+    """Return where to go on; None: at the beginning."""
+    from dmpo.config.runs import find_resumption
     from dmpo.errors import ConfigError
 
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"--resume: {run} is no run directory: it has no config.yaml.")
-    return path
+    if resume is None:
+        return None
+    if resume != "auto":
+        if recipe or config or output:
+            raise ConfigError("--resume: the run has its settings and its place already.")
+        return find_resumption(Path(resume))
+    if output is None:
+        raise ConfigError("--resume: auto needs --output, the run's directory.")
+    if (output / "config.yaml").is_file():
+        return find_resumption(output)
+    free_directory(output, "")
+    return None
+
+
+def _say_changes(resumption: Any, config: Any) -> None:
+    """Say what a resume changes, or refuse it."""
+    from dmpo.cli.results import is_main_process, say
+    from dmpo.config.runs import check_changes, saved_config, settings_changes
+
+    before = saved_config(resumption.run)
+    changes = settings_changes(before, config)
+    check_changes(changes, before)
+    if is_main_process():
+        for reason in resumption.skipped:
+            say("skipped", reason)
+        for change in changes:
+            say("changed", str(change))
+        say("resume", str(resumption.checkpoint or "no checkpoint yet: from the beginning"))
 
 
 def _directory(output: Path | None, label: str, *, dry_run: bool) -> Path:
@@ -146,13 +185,13 @@ def _announce(config: Any, label: str, description: str, directory: Path) -> Non
     say("output", str(directory))
 
 
-def _run(resolved: Any, light: Any, directory: Path, *, resume: bool, plain: bool) -> None:
+def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: bool) -> None:
     from rich.console import Console
 
-    from dmpo.cli.results import Results, is_main_process, say
+    from dmpo.cli.results import is_main_process, print_evaluations, say
     from dmpo.config.assembly import build_training_parts
-    from dmpo.config.runs import newest_checkpoint
     from dmpo.config.yaml_text import yaml_text
+    from dmpo.training.interruption import Interruption
     from dmpo.training.live import LiveView, PlainView
     from dmpo.training.trainer import Trainer
 
@@ -161,30 +200,43 @@ def _run(resolved: Any, light: Any, directory: Path, *, resume: bool, plain: boo
     if is_main_process():
         say("policy", parts.policy.describe())
     console = Console(highlight=False)
-    results = Results()
     view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
-    trainer = Trainer(
-        parts,
-        config.training,
-        seed=config.seed,
-        run_directory=directory,
-        evaluator=light.evaluator,
-        observers=(view, results),
-        config_text=yaml_text(resolved.plain()),
-        command=sys.argv,
-    )
-    if resume:
-        checkpoint, skipped = newest_checkpoint(directory)
-        for reason in skipped:
-            say("skipped", reason)
-        trainer.restore(checkpoint)
-    with view:
-        trainer.train()
+    with Interruption(_say_stopping) as interruption:
+        trainer = Trainer(
+            parts,
+            config.training,
+            seed=config.seed,
+            run_directory=directory,
+            evaluator=light.evaluator,
+            observers=(view,),
+            interruption=interruption,
+            config_text=yaml_text(resolved.plain()),
+            command=sys.argv,
+        )
+        if resumption is not None and resumption.checkpoint is not None:
+            trainer.restore(resumption.checkpoint)
+        with view:
+            finished = trainer.train()
+    if not is_main_process():
+        return
+    if finished.reason == "interrupted":
+        say("saved in", str(finished.checkpoint))
+        say("go on with", f"dmpo train --resume {directory}")
+        return
+    print_evaluations(console, directory)
+    say("saved in", str(directory))
+    say("evaluate", f"dmpo eval --run {directory}")
+    say("curves", f"tensorboard --logdir {directory}")
+
+
+def _say_stopping(signal: str) -> None:
+    """Say what a first signal does, straight to the system: a handler may not use the console."""
+    from dmpo.cli.results import is_main_process
+
     if is_main_process():
-        results.print_table(console)
-        say("saved in", str(directory))
-        say("evaluate", f"dmpo eval --run {directory}")
-        say("curves", f"tensorboard --logdir {directory}")
+        line = f"\ndmpo: {signal}: finishing this step, then saving; Ctrl-C again exits at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
 
 
 def _dry_run(resolved: Any, light: Any) -> None:

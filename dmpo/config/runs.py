@@ -1,28 +1,149 @@
-"""Run directories read back: which checkpoint to go on from or to evaluate."""
+"""Run directories read back: where a run goes on, and with which settings it may."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dmpo.errors import CheckpointError
-from dmpo.training.checkpoint import list_checkpoints, verify_checkpoint
+from dmpo.config.layers import leaf_sources, plain, sourced
+from dmpo.config.recipes import file_chain
+from dmpo.config.resolve import resolve_run
+from dmpo.config.run import RunConfig
+from dmpo.errors import ConfigError
+from dmpo.training.checkpoint import verify_checkpoint
+from dmpo.training.run_directory import newest_checkpoint
 
-__all__ = ["newest_checkpoint"]
+__all__ = [
+    "FREE_SETTINGS",
+    "Change",
+    "Resumption",
+    "check_changes",
+    "find_resumption",
+    "saved_config",
+    "settings_changes",
+]
+
+FREE_SETTINGS = (
+    "training.num_steps",
+    "training.max_seconds",
+    "training.micro_batch_rows",
+    "training.rows_per_forward",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.evaluate_every",
+    "training.sample_every",
+    "training.max_skipped_in_a_row",
+    "evaluation",
+)
+"""What a resume may change: how long, how often, in what portions; never what is computed.
+
+Other portions may round otherwise, and ``rows_per_forward`` deals the random numbers out anew."""
 
 
-def newest_checkpoint(run_directory: Path) -> tuple[Path, list[str]]:
-    """Return the newest checkpoint whose manifest verifies, and why newer ones were skipped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """Where a run goes on."""
+
+    run: Path
+    """Its directory."""
+    checkpoint: Path | None
+    """What it goes on from; None: it had not saved anything yet and begins again."""
+    skipped: tuple[str, ...]
+    """A line for each damaged checkpoint that is newer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A setting that a resume gives another value than the run had."""
+
+    path: str
+    """Dotted path."""
+    before: Any
+    """The run's value; None where it had no such setting."""
+    after: Any
+    """The value given now."""
+
+    def __str__(self) -> str:
+        """Return ``path: before, now after``."""
+        return f"{self.path}: {self.before!r}, now {self.after!r}"
+
+
+def find_resumption(path: Path, field: str = "--resume") -> Resumption:
+    """Return where to go on: from a run's newest whole checkpoint, or from the one named.
+
+    Args:
+        path: A run directory, or one checkpoint in it.
+        field: What the path was given for.
 
     Raises:
-        CheckpointError: If there is none.
+        ConfigError: If it is neither.
+        CheckpointError: If the named checkpoint is damaged, or all of the run's are.
     """
-    skipped: list[str] = []
-    for path in reversed(list_checkpoints(run_directory)):
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as error:
-            skipped.append(str(error))
-        else:
-            return path, skipped
-    reasons = f" ({'; '.join(skipped)})" if skipped else ""
-    raise CheckpointError(f"{run_directory}: holds no usable checkpoint{reasons}.")
+    if path.parent.name == "checkpoints" and path.is_dir():
+        verify_checkpoint(path)
+        return Resumption(run=path.parent.parent, checkpoint=path, skipped=())
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(
+            f"{field}: {path} is neither a run directory (it has no config.yaml) nor a "
+            "checkpoint in one."
+        )
+    checkpoint, skipped = newest_checkpoint(path)
+    return Resumption(run=path, checkpoint=checkpoint, skipped=tuple(skipped))
+
+
+def saved_config(run: Path) -> RunConfig:
+    """Return the settings that a run was started with.
+
+    Raises:
+        ConfigError: If config.yaml is damaged.
+    """
+    return resolve_run(file_chain(run / "config.yaml").layers).config
+
+
+def settings_changes(before: RunConfig, after: RunConfig) -> list[Change]:
+    """Return every setting that differs, in the order of the settings."""
+    old, new = _leaves(before), _leaves(after)
+    paths = dict.fromkeys([*old, *new])
+    return [
+        Change(path=path, before=old.get(path), after=new.get(path))
+        for path in paths
+        if old.get(path) != new.get(path)
+    ]
+
+
+def check_changes(changes: Sequence[Change], config: RunConfig) -> None:
+    """Refuse a resume whose settings would change what the run computes.
+
+    Args:
+        changes: Of :func:`settings_changes`.
+        config: The settings of the run as it was.
+
+    Raises:
+        ConfigError: Naming every such setting with both values.
+    """
+    refused = [change for change in changes if not _is_free(change.path, config)]
+    if refused:
+        listed = "; ".join(str(change) for change in refused)
+        raise ConfigError(
+            f"--resume: the run would go on with other mathematics ({listed}); leave that out, "
+            "or start a new run with another --output."
+        )
+
+
+def _is_free(path: str, config: RunConfig) -> bool:
+    if path == "training.num_steps" and config.training.schedule != "constant":
+        return False  # the learning rate falls to 0 at num_steps
+    return any(path == free or path.startswith(f"{free}.") for free in FREE_SETTINGS)
+
+
+def _leaves(config: RunConfig) -> dict[str, Any]:
+    tree = sourced(config.model_dump(mode="json"), "")
+    values: dict[str, Any] = {}
+    for path in leaf_sources(tree):
+        value: Any = plain(tree)
+        for part in path.split("."):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        values[path] = value
+    return values

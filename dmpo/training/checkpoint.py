@@ -12,17 +12,20 @@ Random generators need no file: they are seeded by (seed, rank, step, purpose).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import re
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from dmpo.errors import CheckpointError
+from dmpo.errors import CheckpointError, OutputError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Experience
 from dmpo.training.state_files import read_state, write_state
@@ -30,19 +33,21 @@ from dmpo.training.state_files import read_state, write_state
 __all__ = [
     "Progress",
     "begin_checkpoint",
-    "checkpoint_path",
     "commit_checkpoint",
-    "list_checkpoints",
-    "partial_path",
     "load_checkpoint",
-    "prune_checkpoints",
+    "partial_path",
     "save_buffer",
     "save_shared",
     "verify_checkpoint",
+    "whole_or_not_at_all",
 ]
 
 FORMAT = 1
 """Version of the layout above."""
+PARTIAL = ".partial"
+"""Ending of a folder that is being put together."""
+REMOVED = ".removed"
+"""Ending of a folder that is being taken away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +60,37 @@ class Progress:
     """Prompts taken, over all ranks."""
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Those of them that came last, one after the other."""
     seconds: float = 0.0
     """Seconds of training, evaluations not counted."""
     model_tokens: int = 0
     """Model tokens of this rank: forward 1, backward 2 more; no evaluation."""
 
 
-def checkpoint_path(run_directory: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
-    return run_directory / "checkpoints" / f"step-{step:06d}"
-
-
-def list_checkpoints(run_directory: Path) -> list[Path]:
-    """Return the finished checkpoints of a run, oldest first."""
-    found = (run_directory / "checkpoints").glob("step-*")
-    whole = [path for path in found if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
-
-
 def partial_path(final: Path) -> Path:
     """Return the folder beside ``final`` in which it is put together."""
-    return final.with_name(f".{final.name}.partial")
+    return final.with_name(f".{final.name}{PARTIAL}")
+
+
+@contextlib.contextmanager
+def whole_or_not_at_all(final: Path) -> Iterator[Path]:
+    """Give the folder to write to, and leave nothing of it unless it is committed.
+
+    Raises:
+        OutputError: If writing inside failed: no space, no permission.
+    """
+    try:
+        yield partial_path(final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial_path(final), ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(
+            f"{final}: the checkpoint cannot be written: {reason}; those before it stay."
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial_path(final), ignore_errors=True)
+        raise
 
 
 def begin_checkpoint(final: Path) -> None:
@@ -117,18 +132,25 @@ def save_buffer(partial: Path, rank: int, buffer: Experience | None) -> None:
 
 
 def commit_checkpoint(final: Path) -> None:
-    """Write the manifest and rename the folder into place."""
+    """Write the manifest, wait until all is on disk, and rename the folder into place."""
     partial = partial_path(final)
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     entries = {
         path.relative_to(partial).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
     }
-    text = json.dumps({"format": FORMAT, "files": entries}, indent=2) + "\n"
-    (partial / "manifest.json").write_text(text, encoding="utf-8")
-    if final.exists():
-        shutil.rmtree(final)
+    # It ends in its closing brace, so that no shorter text is a manifest.
+    text = json.dumps({"format": FORMAT, "files": entries}, indent=2)
+    manifest = partial / "manifest.json"
+    manifest.write_text(text, encoding="utf-8")
+    for path in (*files, manifest, *{file.parent for file in files}, partial):
+        _flush(path)
+    removed = final.with_name(f".{final.name}{REMOVED}")
+    if final.exists():  # a damaged one of the same step
+        final.rename(removed)
     partial.rename(final)
+    _flush(final.parent)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -141,14 +163,22 @@ def verify_checkpoint(path: Path) -> None:
     if not manifest.is_file():
         raise CheckpointError(f"{path}: not a checkpoint: it has no manifest.json.")
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{manifest}: unreadable ({error}).") from error
-    for name, entry in entries.items():
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        found = content["format"]
+        entries = {name: (e["size"], e["sha256"]) for name, e in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: manifest.json is unreadable ({error!r}).") from error
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path}: of format {found}; this version of dmpo reads format {FORMAT}."
+        )
+    if "state.json" not in entries:
+        raise CheckpointError(f"{path}: manifest.json does not list state.json.")
+    for name, (size, sha256) in entries.items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: {name} is missing.")
-        if file.stat().st_size != entry["size"] or _sha256(file) != entry["sha256"]:
+        if file.stat().st_size != size or _sha256(file) != sha256:
             raise CheckpointError(f"{path}: {name} differs from the manifest.")
 
 
@@ -186,12 +216,15 @@ def load_checkpoint(
     return Progress(**state["progress"]), buffer
 
 
-def prune_checkpoints(run_directory: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
-    for path in list_checkpoints(run_directory)[:-keep]:
-        shutil.rmtree(path)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file or folder to disk, so that a power cut does not undo it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -150,6 +150,10 @@ class Engine:
         reduced: Any = self.accelerator.reduce(values.to(self.accelerator.device), "mean")
         return dict(zip(metrics, reduced.tolist(), strict=True))
 
+    def is_true_anywhere(self, flag: bool) -> bool:
+        """Return whether the flag is set on any process; all of them get the same answer."""
+        return self.mean({"flag": float(flag)})["flag"] > 0
+
     def wait(self) -> None:
         """Wait for all processes."""
         self.accelerator.wait_for_everyone()

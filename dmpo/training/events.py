@@ -98,8 +98,8 @@ class Finished:
     """Gradient steps taken."""
     seconds: float
     """Seconds of training, evaluations not counted."""
-    reason: Literal["num_steps", "max_seconds"]
-    """Which limit came first."""
+    reason: Literal["num_steps", "max_seconds", "interrupted"]
+    """Which limit came first, or that a signal asked to stop before both."""
     checkpoint: Path
     """The checkpoint written last."""
 

@@ -155,7 +155,7 @@ class PlainView:
             case EvaluationDone():
                 self._line(f"step {event.step}  {_evaluation_line(event.result)}")
             case Finished():
-                self._line(f"finished: {event.step} steps in {clock(event.seconds)}")
+                self._line(end_line(event))
 
     def _line(self, text: str) -> None:
         encoding = self._console.encoding or "ascii"
@@ -173,6 +173,12 @@ def step_line(event: StepDone) -> str:
     ]
     step = f"step {event.step}/{event.num_steps}"
     return "  ".join([step, *figures, f"{clock(event.seconds_left)} left"])
+
+
+def end_line(event: Finished) -> str:
+    """Return how a run ended."""
+    verb = "stopped" if event.reason == "interrupted" else "finished"
+    return f"{verb}: {event.step} steps in {clock(event.seconds)}"
 
 
 @final
@@ -228,7 +234,7 @@ class LiveView:
                 self._above(f"step {event.step}  {_evaluation_line(event.result)}")
             case Finished():
                 self._sample = None
-                self._above(f"finished: {event.step} steps in {clock(event.seconds)}")
+                self._above(end_line(event))
 
     def render(self) -> Group:
         """Return the screen as it should look now."""

@@ -19,9 +19,9 @@ from typing import Any, final
 import torch
 from accelerate import Accelerator
 
-from dmpo.evaluation.evaluator import EvaluationResult
-from dmpo.evaluation.saved import write_completions, write_tables
-from dmpo.training.events import BufferFilled, EvaluationDone, Event, Finished, StepDone
+from dmpo.evaluation.saved import read_tables, write_completions, write_tables
+from dmpo.files import append_line, replace_text, writing
+from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
 
 __all__ = ["Tracker", "environment_record"]
 
@@ -57,11 +57,15 @@ class Tracker:
     """Writes the run directory from the loop's events; only the main process has one.
 
     Args:
-        run_directory: Made if it is missing; files that are there are continued.
+        run_directory: Exists, and holds nothing later than ``first_step``.
         accelerator: Whose trackers (TensorBoard, …) get the metrics as well.
+        first_step: Steps taken already; above 0, what is there is continued.
         sample_every: Steps between rollouts in samples.jsonl.
         config_text: The resolved configuration, as YAML.
         environment: See :func:`environment_record`.
+
+    Raises:
+        OutputError: If the directory cannot be written; so do all methods.
     """
 
     def __init__(
@@ -69,42 +73,55 @@ class Tracker:
         run_directory: Path,
         accelerator: Accelerator,
         *,
+        first_step: int,
         sample_every: int,
         config_text: str,
         environment: Mapping[str, Any],
     ) -> None:
-        """Make the directory and write what is known before the first step."""
-        run_directory.mkdir(parents=True, exist_ok=True)
-        if config_text:
-            (run_directory / "config.yaml").write_text(config_text, encoding="utf-8")
-        text = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
-        (run_directory / "environment.json").write_text(text, encoding="utf-8")
+        """Write what is known before the first step."""
         self._directory = run_directory
         self._accelerator = accelerator
         self._sample_every = sample_every
-        self._next_sample = 0
-        self._evaluations: dict[str, EvaluationResult] = {}
+        self._next_sample = _last_sampled(run_directory) + sample_every if first_step else 0
+        # An evaluation of this very step is made again: the checkpoint is older than it.
+        self._evaluations = {
+            heading: result
+            for heading, result in read_tables(run_directory).items()
+            if int(heading.removeprefix("step ")) < first_step
+        }
+        if config_text:
+            replace_text(run_directory / "config.yaml", config_text)
+        self._write_environment(environment, first_step)
         if accelerator.log_with:
-            accelerator.init_trackers("tensorboard")
+            with writing(run_directory / "tensorboard"):
+                accelerator.init_trackers(
+                    "tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}}
+                )
 
     def notify(self, event: Event) -> None:
         """Write what belongs to the event; every line is on disk before this returns."""
         match event:
             case StepDone():
                 self._append("metrics.jsonl", {"step": event.step, **event.metrics})
-                self._accelerator.log(dict(event.metrics), step=event.step)
+                self._log(event.metrics, event.step)
             case BufferFilled() if event.step >= self._next_sample:
                 self._next_sample = event.step + self._sample_every
                 for record in sample_records(event):
                     self._append("samples.jsonl", record)
             case EvaluationDone():
                 self._write_evaluation(event)
-            case Finished():
-                self._accelerator.end_training()
+
+    def close(self) -> None:
+        """Have the trackers write what they hold back."""
+        with writing(self._directory / "tensorboard"):
+            self._accelerator.end_training()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        with (self._directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        append_line(self._directory / name, json.dumps(record, ensure_ascii=False))
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        with writing(self._directory / "tensorboard"):
+            self._accelerator.log(dict(values), step=step)
 
     def _write_evaluation(self, event: EvaluationDone) -> None:
         self._evaluations[f"step {event.step}"] = event.result
@@ -112,8 +129,27 @@ class Tracker:
         write_completions(path, event.result)
         write_tables(self._directory, self._evaluations)
         figures = event.result.figures.items()
-        values = {f"evaluation/{name}": figure.mean for name, figure in figures}
-        self._accelerator.log(values, step=event.step)
+        self._log({f"evaluation/{name}": figure.mean for name, figure in figures}, event.step)
+
+    def _write_environment(self, environment: Mapping[str, Any], first_step: int) -> None:
+        """Keep the record of the beginning; a resume adds its own to a list inside it."""
+        path = self._directory / "environment.json"
+        record = dict(environment)
+        if first_step:
+            try:
+                begun = json.loads(path.read_text(encoding="utf-8"))
+                resumes = [*begun.get("resumes", ()), {"step": first_step, **environment}]
+                record = {**begun, "resumes": resumes}
+            except (OSError, ValueError, AttributeError, TypeError):
+                record = {**record, "resumes": [{"step": first_step}]}
+        replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _last_sampled(run_directory: Path) -> int:
+    """Return the step of the last line of samples.jsonl; 0 if there is none."""
+    path = run_directory / "samples.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def sample_records(event: BufferFilled) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ What an objective does in these moments is its own affair; the loop knows none b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -18,15 +19,19 @@ from typing import Literal, final
 
 import torch
 
+from dmpo.errors import DivergenceError
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Example, Experience
+from dmpo.records import Batch, Example, Experience
 from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
-from dmpo.training import checkpoint, events
-from dmpo.training.engine import Engine
+from dmpo.training import events
+from dmpo.training.checkpoint import Progress
+from dmpo.training.checkpoint_store import CheckpointStore
+from dmpo.training.engine import Engine, Update
+from dmpo.training.interruption import Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
@@ -37,6 +42,7 @@ from dmpo.training.phases import PhaseMeter, model_tokens
 from dmpo.training.prompts import prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 from dmpo.training.rollout import sample_rollouts, unmasked_sample
+from dmpo.training.run_directory import RunDirectory
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.tracking import Tracker, environment_record
 
@@ -71,9 +77,10 @@ class Trainer:
             moment become π_ref.
         settings: The loop's numbers.
         seed: The run's seed: with it and the parts, a run is determined.
-        run_directory: Where everything is written.
+        run_directory: Where everything is written; nothing is before :meth:`train`.
         evaluator: Measures the policy; None: it is not measured.
         observers: Told of everything that happens, in order; on the main process only.
+        interruption: Asked between two steps whether to stop; None: nothing stops the run early.
         config_text: The resolved configuration, kept as config.yaml.
         command: How the run was started, kept in environment.json.
         log_with: Accelerate trackers that get the metrics beside metrics.jsonl.
@@ -88,15 +95,16 @@ class Trainer:
         run_directory: Path,
         evaluator: Evaluator | None = None,
         observers: Sequence[events.Observer] = (),
+        interruption: Interruption | None = None,
         config_text: str = "",
         command: Sequence[str] = (),
         log_with: Sequence[str] = ("tensorboard",),
     ) -> None:
-        """Freeze the reference, wrap policy and optimizer, open the run directory."""
+        """Freeze the reference, wrap policy and optimizer."""
         self._parts = parts
         self._settings = settings
         self._seed = seed
-        self._directory = run_directory
+        self._directory = RunDirectory(run_directory)
         self._evaluator = evaluator
         if parts.objective.needs_reference:
             parts.policy.freeze_reference()
@@ -104,50 +112,80 @@ class Trainer:
         self._prompts_per_rank = self._engine.share(
             settings.prompts_per_buffer, "prompts_per_buffer"
         )
+        self._checkpoints = CheckpointStore(
+            self._directory,
+            self._engine,
+            parts.policy,
+            run={
+                "seed": seed,
+                "prompts_per_buffer": settings.prompts_per_buffer,
+                "rollouts_per_prompt": settings.rollouts_per_prompt,
+                "updates_per_buffer": settings.updates_per_buffer,
+            },
+            keep=settings.keep_checkpoints,
+        )
         self._examples = parts.task.examples("train")
         self._meter = PhaseMeter(parts.policy)
-        self._progress = checkpoint.Progress()
+        self._interruption = interruption or Interruption()
+        self._config_text = config_text
+        self._command = command
+        self._progress = Progress()
         self._experience: Experience | None = None
         self._buffer_metrics: dict[str, float] = {}
-        self._last_checkpoint: Path | None = None
-        self._observers: tuple[events.Observer, ...] = ()
-        if self._engine.is_main:
-            environment = environment_record(
-                seed, command, parts.policy.device, self._engine.num_ranks
-            )
-            tracker = Tracker(
-                run_directory,
-                self._engine.accelerator,
-                sample_every=settings.sample_every,
-                config_text=config_text,
-                environment=environment,
-            )
-            self._observers = (tracker, *observers)
+        self._observers = tuple(observers) if self._engine.is_main else ()
 
     def train(self) -> events.Finished:
-        """Run until ``num_steps`` or ``max_seconds``; return how it ended."""
+        """Run until ``num_steps``, ``max_seconds`` or a signal; return how it ended.
+
+        Raises:
+            ConfigError: If another run is writing to the directory.
+            DivergenceError: If ``max_skipped_in_a_row`` steps had no finite loss or gradient;
+                the state is saved.
+            OutputError: If the directory cannot be written.
+            KeyboardInterrupt: At a second SIGINT; the last complete step is saved.
+        """
+        if not self._engine.is_main:
+            return self._run()
+        self._directory.claim()
+        try:
+            self._directory.go_back(self._progress.step)
+            tracker = self._tracker()
+            self._observers = (tracker, *self._observers)
+            try:
+                return self._run()
+            finally:
+                self._observers = self._observers[1:]
+                tracker.close()
+        finally:
+            self._directory.release()
+
+    def _run(self) -> events.Finished:
         settings, first_step = self._settings, self._progress.step
         self._emit(
             events.Started(
-                step=first_step, num_steps=settings.num_steps, run_directory=self._directory
+                step=first_step, num_steps=settings.num_steps, run_directory=self._directory.path
             )
         )
-        if first_step == 0:
-            self._evaluate()
-        while (reason := self._reason_to_stop()) is None:
-            started = time.perf_counter()
-            experience = self._experience
-            if experience is None or self._progress.step % settings.updates_per_buffer == 0:
-                experience = self._fill_buffer()
-            metrics = self._gradient_step(experience)
-            self._advance(metrics, seconds=time.perf_counter() - started)
-            if _is_due(self._progress.step, settings.checkpoint_every):
-                self.save()
-            if _is_due(self._progress.step, settings.evaluate_every):
+        try:
+            if first_step == 0 or _is_due(first_step, settings.evaluate_every):
                 self._evaluate()
-        path = self.save()
-        if not _is_due(self._progress.step, settings.evaluate_every):
+            while (reason := self._reason_to_stop()) is None:
+                self._step()
+                if self._progress.skipped_in_a_row >= settings.max_skipped_in_a_row:
+                    raise self._divergence(self.save())
+                if _is_due(self._progress.step, settings.checkpoint_every):
+                    self.save()
+                if _is_due(self._progress.step, settings.evaluate_every):
+                    self._evaluate()
+            path = self.save()
+        except KeyboardInterrupt:
+            if self._engine.num_ranks == 1:  # others would not come to save their part
+                self.save()
+            raise
+        if reason != "interrupted" and not _is_due(self._progress.step, settings.evaluate_every):
             self._evaluate()
+        if self._is_interrupted():
+            reason = "interrupted"  # also where the signal came during the last evaluation
         finished = events.Finished(
             step=self._progress.step,
             seconds=self._progress.seconds,
@@ -156,6 +194,22 @@ class Trainer:
         )
         self._emit(finished)
         return finished
+
+    def _step(self) -> None:
+        """Fill the buffer where it is used up, take a gradient step, and tell of it."""
+        started, progress = time.perf_counter(), self._progress
+        experience = self._experience
+        if experience is None or progress.step % self._settings.updates_per_buffer == 0:
+            experience = self._fill_buffer()
+            progress = replace(progress, cursor=progress.cursor + self._settings.prompts_per_buffer)
+        batch, losses = self._backward(experience)
+        # Until here the run is as it was after the step before; behind here it is one further.
+        with self._interruption.held():
+            with self._meter.phase("optimizer"):
+                update = self._engine.update(losses["total"])
+            self._experience = experience
+            metrics = self._step_metrics(batch, losses, update)
+            self._advance(progress, update, metrics, seconds=time.perf_counter() - started)
 
     def _fill_buffer(self) -> Experience:
         """Take B prompts, N rollouts each, rewards, and freeze what the objective needs."""
@@ -176,7 +230,6 @@ class Trainer:
             experience = parts.objective.prepare(
                 parts.policy, rollouts, rewards, self._generator("prepare")
             )
-        self._experience = experience
         self._buffer_metrics = self._engine.mean(buffer_metrics(experience, parts.task))
         row = step // settings.updates_per_buffer % rollouts.num_prompts
         self._emit(
@@ -190,8 +243,8 @@ class Trainer:
         )
         return experience
 
-    def _gradient_step(self, experience: Experience) -> dict[str, float]:
-        """Draw views, add up the gradients of the micro-batches, step the optimizer."""
+    def _backward(self, experience: Experience) -> tuple[Batch, dict[str, float]]:
+        """Draw views and add up the gradients of the micro-batches; return views and losses."""
         policy, objective, step = self._parts.policy, self._parts.objective, self._progress.step
         with self._meter.phase("draw"), torch.no_grad():
             batch = objective.draw(
@@ -204,10 +257,12 @@ class Trainer:
         with self._meter.phase("loss"), seeded_dropout(dropout_seed, policy.device):
             slices = batch.split(self._settings.micro_batch_rows or max(1, batch.num_rows))
             losses = self._engine.backward(slices, functools.partial(objective.loss, policy))
-        with self._meter.phase("optimizer"):
-            update = self._engine.update(losses["total"])
+        return batch, losses
+
+    def _step_metrics(
+        self, batch: Batch, losses: dict[str, float], update: Update
+    ) -> dict[str, float]:
         skipped = self._progress.skipped_steps + update.is_skipped
-        self._progress = replace(self._progress, skipped_steps=skipped)
         return {
             **self._engine.mean(step_metrics(batch)),
             **{f"loss/{name}": value for name, value in losses.items()},
@@ -216,13 +271,21 @@ class Trainer:
             "optimizer/skipped_steps": float(skipped),
         }
 
-    def _advance(self, metrics: dict[str, float], *, seconds: float) -> None:
+    def _advance(
+        self,
+        before: Progress,
+        update: Update,
+        metrics: dict[str, float],
+        *,
+        seconds: float,
+    ) -> None:
         """Count the step and tell of it."""
         phase_seconds, phase_tokens = self._meter.take()
-        before = self._progress
         now = replace(
             before,
             step=before.step + 1,
+            skipped_steps=before.skipped_steps + update.is_skipped,
+            skipped_in_a_row=before.skipped_in_a_row + 1 if update.is_skipped else 0,
             seconds=before.seconds + seconds,
             model_tokens=before.model_tokens + model_tokens(phase_tokens),
         )
@@ -239,92 +302,95 @@ class Trainer:
             )
         )
 
+    def _divergence(self, path: Path) -> DivergenceError:
+        progress = self._progress
+        return DivergenceError(
+            f"training: {progress.skipped_in_a_row} steps in a row had a loss or gradient that is "
+            f"not finite (max_skipped_in_a_row {self._settings.max_skipped_in_a_row}), the last "
+            f"was step {progress.step}; their weights were left alone and are saved in {path}. A "
+            "smaller training.learning_rate, or other weights or rewards, may help."
+        )
+
     def _evaluate(self) -> None:
-        if self._evaluator is None:
+        """Measure the policy; a signal breaks it off, and it is made up for on resuming."""
+        if self._evaluator is None or self._interruption.signal is not None:
             return
         # Always the same draws: two evaluations differ by the policy alone.
         generator = generator_for(self._seed, 0, 0, "evaluation")
-        with self._meter.phase("evaluation"):
+        # Several processes meet inside their forward passes: none may leave alone.
+        may_break = self._engine.num_ranks == 1
+        result = None
+        with (
+            self._interruption.breakable() if may_break else contextlib.nullcontext(),
+            self._meter.phase("evaluation"),
+        ):
             result = self._evaluator.evaluate(self._parts.policy, generator)
-        self._emit(events.EvaluationDone(step=self._progress.step, result=result))
+        if result is not None:
+            self._emit(events.EvaluationDone(step=self._progress.step, result=result))
 
     def save(self) -> Path:
-        """Write a checkpoint of this very moment, if there is none, and return where it is."""
-        path = checkpoint.checkpoint_path(self._directory, self._progress.step)
-        engine, partial = self._engine, checkpoint.partial_path(path)
-        if path == self._last_checkpoint:
-            return path
-        if engine.is_main:
-            checkpoint.begin_checkpoint(path)
-        engine.wait()
-        if engine.is_main:
-            checkpoint.save_shared(
-                partial,
-                policy=self._parts.policy,
-                optimizer=engine.optimizer,
-                scheduler=engine.scheduler,
-                progress=self._progress,
-                run=self._identity(),
-            )
+        """Write a checkpoint of this very moment, if there is none, and return where it is.
+
+        Raises:
+            OutputError: If it cannot be written; the checkpoints before it stay.
+        """
         is_within = self._progress.step % self._settings.updates_per_buffer != 0
-        checkpoint.save_buffer(partial, engine.rank, self._experience if is_within else None)
-        engine.wait()
-        if engine.is_main:
-            checkpoint.commit_checkpoint(path)
-            checkpoint.prune_checkpoints(self._directory, self._settings.keep_checkpoints)
-        self._last_checkpoint = path
-        return path
+        with self._interruption.held():
+            return self._checkpoints.save(self._progress, self._experience if is_within else None)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint as if the run had never stopped.
 
         Raises:
             CheckpointError: If it is damaged, or of a run with another seed or other sizes.
+            ConfigError: If another run is writing to the run directory.
         """
-        self._progress, self._experience = checkpoint.load_checkpoint(
-            path,
-            policy=self._parts.policy,
-            optimizer=self._engine.optimizer,
-            scheduler=self._engine.scheduler,
-            rank=self._engine.rank,
-            run=self._identity(),
-        )
+        if self._engine.is_main:
+            self._directory.claim()
+        self._progress, self._experience = self._checkpoints.load(path)
         if self._experience is not None:
             figures = buffer_metrics(self._experience, self._parts.task)
             self._buffer_metrics = self._engine.mean(figures)
 
-    def _identity(self) -> dict[str, int]:
-        """Return what must be the same for a run to go on from a checkpoint."""
-        settings = self._settings
-        return {
-            "seed": self._seed,
-            "processes": self._engine.num_ranks,
-            "prompts_per_buffer": settings.prompts_per_buffer,
-            "rollouts_per_prompt": settings.rollouts_per_prompt,
-            "updates_per_buffer": settings.updates_per_buffer,
-        }
-
     def _next_examples(self) -> list[Example]:
-        """Return this rank's share of the buffer's prompts and move the cursor."""
+        """Return this rank's share of the buffer's prompts."""
         settings, cursor = self._settings, self._progress.cursor
         count, share = settings.prompts_per_buffer, self._prompts_per_rank
         indices = prompt_indices(len(self._examples), seed=self._seed, cursor=cursor, count=count)
-        self._progress = replace(self._progress, cursor=cursor + count)
         first = self._engine.rank * share
         return [self._examples[index] for index in indices[first : first + share]]
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
 
-    def _reason_to_stop(self) -> Literal["num_steps", "max_seconds"] | None:
+    def _reason_to_stop(self) -> Literal["num_steps", "max_seconds", "interrupted"] | None:
         settings, progress = self._settings, self._progress
         if progress.step >= settings.num_steps:
             return "num_steps"
+        if self._is_interrupted():
+            return "interrupted"
         is_boundary = progress.step % settings.updates_per_buffer == 0
         if settings.max_seconds is not None and is_boundary:
             seconds = self._engine.mean({"seconds": progress.seconds})["seconds"]
             return "max_seconds" if seconds >= settings.max_seconds else None
         return None
+
+    def _is_interrupted(self) -> bool:
+        return self._engine.is_true_anywhere(self._interruption.signal is not None)
+
+    def _tracker(self) -> Tracker:
+        engine = self._engine
+        environment = environment_record(
+            self._seed, self._command, self._parts.policy.device, engine.num_ranks
+        )
+        return Tracker(
+            self._directory.path,
+            engine.accelerator,
+            first_step=self._progress.step,
+            sample_every=self._settings.sample_every,
+            config_text=self._config_text,
+            environment=environment,
+        )
 
     def _emit(self, event: events.Event) -> None:
         for observer in self._observers:

@@ -87,7 +87,7 @@ def test_dry_run_shows_settings_and_sizes_and_writes_nothing(
         (["--baseline", "mean", "--weights", "advantage"], "goes through the link"),
         (["--reward", "gone.py:f"], "gone.py"),
         (["--model", "no/such/model"], "no/such/model"),
-        (["--resume", "gone"], "no run directory"),
+        (["--resume", "gone"], "gone is neither a run directory"),
         (["--resume", "gone", "--recipe", "sudoku"], "--resume"),
     ],
 )

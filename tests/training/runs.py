@@ -114,7 +114,7 @@ def small_settings(**changes: Any) -> TrainingSettings:
 def small_trainer(
     directory: Path, settings: TrainingSettings | None = None, **changes: Any
 ) -> Trainer:
-    named = ("seed", "evaluator", "observers", "log_with")
+    named = ("seed", "evaluator", "observers", "log_with", "interruption")
     given = {name: changes.pop(name) for name in named if name in changes}
     options = {"seed": 0, "log_with": (), **given}
     parts = small_parts(**changes)

@@ -1,0 +1,102 @@
+"""Saving and loading the state of a run, over all its processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Experience
+from dmpo.training import checkpoint
+from dmpo.training.checkpoint import Progress
+from dmpo.training.engine import Engine
+from dmpo.training.run_directory import RunDirectory, checkpoint_path
+
+__all__ = ["CheckpointStore"]
+
+
+@final
+class CheckpointStore:
+    """Writes checkpoints of one run and reads them back; every process calls every method.
+
+    Args:
+        directory: Where they lie; claimed by the main process.
+        engine: Optimizer and schedule, and the other processes.
+        policy: The current policy.
+        run: What must be the same for a run to go on: seed and sizes.
+        keep: Newest checkpoints that are kept.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        engine: Engine,
+        policy: DiffusionPolicy,
+        *,
+        run: dict[str, int],
+        keep: int,
+    ) -> None:
+        """Keep the parts; nothing is read or written yet."""
+        self._directory = directory
+        self._engine = engine
+        self._policy = policy
+        self._run = {**run, "processes": engine.num_ranks}
+        self._keep = keep
+        self._last: Path | None = None
+
+    def save(self, progress: Progress, buffer: Experience | None) -> Path:
+        """Write the present state, unless it was the last that was saved; return where it is.
+
+        Args:
+            progress: How far the run has come.
+            buffer: What the next step takes its views from; None: it fills a new one.
+
+        Raises:
+            OutputError: If it cannot be written; the checkpoints before it stay.
+        """
+        path = checkpoint_path(self._directory.path, progress.step)
+        if path == self._last:
+            return path
+        engine = self._engine
+        with checkpoint.whole_or_not_at_all(path) as partial:
+            if engine.is_main:
+                checkpoint.begin_checkpoint(path)
+            engine.wait()
+            if engine.is_main:
+                checkpoint.save_shared(
+                    partial,
+                    policy=self._policy,
+                    optimizer=engine.optimizer,
+                    scheduler=engine.scheduler,
+                    progress=progress,
+                    run=self._run,
+                )
+            checkpoint.save_buffer(partial, engine.rank, buffer)
+            engine.wait()
+            if engine.is_main:
+                checkpoint.commit_checkpoint(path)
+        self._last = path
+        if engine.is_main:
+            self._directory.prune(self._keep)
+        return path
+
+    def load(self, path: Path) -> tuple[Progress, Experience | None]:
+        """Put policy, optimizer and schedule where they were.
+
+        Returns:
+            How far the run had come, and the buffer that it was using, if any.
+
+        Raises:
+            CheckpointError: If a file is missing or damaged, or the run was another one.
+        """
+        progress, buffer = checkpoint.load_checkpoint(
+            path,
+            policy=self._policy,
+            optimizer=self._engine.optimizer,
+            scheduler=self._engine.scheduler,
+            rank=self._engine.rank,
+            run=self._run,
+        )
+        if path.resolve() == checkpoint_path(self._directory.path, progress.step).resolve():
+            self._last = checkpoint_path(self._directory.path, progress.step)
+        return progress, buffer
