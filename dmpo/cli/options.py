@@ -113,6 +113,9 @@ def free_directory(output: Path | None, label: str) -> Path:
     if output is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(label).stem}-{stamp}"
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # A run that was killed at its very start leaves its lock.
+    if output.exists() and not (
+        output.is_dir() and all(p.name == ".lock" for p in output.iterdir())
+    ):
         raise ConfigError(f"--output: {output} exists already; name one that does not.")
     return output
