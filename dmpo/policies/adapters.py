@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,11 @@ def save_adapter(adapted: nn.Module, directory: Path) -> None:
     """Write the adapter alone, in PEFT's own format."""
     wrapper: Any = adapted
     wrapper.save_pretrained(str(directory), save_embedding_layers=False)
+    # PEFT keeps a set of targets and writes it in the order of this process's hash seed.
+    file = directory / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["target_modules"].sort()
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(adapted: nn.Module, directory: Path) -> None:
