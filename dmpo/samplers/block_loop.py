@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, PluginError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts
 from dmpo.samplers.base import SamplerConfig
@@ -98,8 +98,8 @@ class Proposal:
 class UnmaskingRule(ABC):
     """Which positions are asked for, and which of them are revealed. Holds no changing state.
 
-    Every step must reveal something in each row that still hides something, or the loop does
-    not end.
+    Every step must reveal something in each row that still hides something; a step that reveals
+    nothing at all is refused, as the loop would not end.
     """
 
     sees_tokens: ClassVar[bool]
@@ -152,6 +152,7 @@ def fill_canvas(
 
     Raises:
         ConfigError: If N < 1, or prompt and canvas exceed the model's context.
+        PluginError: If the rule reveals nothing in a step.
     """
     _check_fits(policy, prompts, config, num_rollouts)
     canvas = Canvas(policy, prompts, config.gen_length, num_rollouts)
@@ -172,10 +173,13 @@ def fill_canvas(
                 revealed = rule.reveal(
                     Proposal(logits=logits, tokens=tokens, current=current, valid=valid, step=step)
                 )
-                canvas.write(at, tokens, valid=valid, revealed=revealed, forward=num_forwards)
+                is_new = canvas.write(
+                    at, tokens, valid=valid, revealed=revealed, forward=num_forwards
+                )
+                _check_progress(is_new, rule, step)
                 if is_exact:
                     log_probs = tempered_log_probs(logits, tokens, config.temperature)
-                    canvas.record(at, log_probs, forward=num_forwards)
+                    canvas.record(at, log_probs, is_new)
                 step += 1
                 num_forwards += 1
         return canvas.rollouts(config.temperature, num_forwards, is_exact=is_exact)
@@ -197,6 +201,14 @@ def _positions(
     at = candidates.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :num_slots]
     slots = torch.arange(num_slots, device=candidates.device)
     return at, slots < counts[:, None]
+
+
+def _check_progress(is_new: Bool[Tensor, "S K"], rule: UnmaskingRule, step: int) -> None:
+    if not bool(is_new.any()):
+        raise PluginError(
+            f"sampler: {type(rule).__name__} revealed no token in step {step} of a block; every "
+            "step must reveal at least one, or the loop does not end."
+        )
 
 
 def _check_fits(

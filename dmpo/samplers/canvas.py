@@ -75,7 +75,7 @@ class Canvas:
         valid: Bool[Tensor, "S K"],
         revealed: Bool[Tensor, "S K"],
         forward: int,
-    ) -> None:
+    ) -> Bool[Tensor, "S K"]:
         """Reveal and hide positions as a step decided.
 
         Args:
@@ -84,6 +84,9 @@ class Canvas:
             valid: False on slots whose position stays as it is.
             revealed: True where the position is revealed after this step; hidden elsewhere.
             forward: Index of the forward pass that gave the tokens.
+
+        Returns:
+            True where a hidden position was revealed.
         """
         was_hidden = self.hidden.gather(1, at)
         is_hidden = torch.where(valid, ~revealed, was_hidden)
@@ -94,12 +97,15 @@ class Canvas:
         self.hidden.scatter_(1, at, is_hidden)
         steps = self._commit_step.gather(1, at).masked_fill(is_new, forward)
         self._commit_step.scatter_(1, at, steps)
+        return is_new
 
     def record(
-        self, at: Int[Tensor, "S K"], log_probs: Float[Tensor, "S K"], *, forward: int
+        self,
+        at: Int[Tensor, "S K"],
+        log_probs: Float[Tensor, "S K"],
+        is_new: Bool[Tensor, "S K"],
     ) -> None:
-        """Keep the log-probabilities of the tokens that this forward pass revealed."""
-        is_new = self._commit_step.gather(1, at) == forward
+        """Keep the log-probabilities of the tokens that ``write`` called new."""
         kept = self._log_probs.gather(1, at)
         self._log_probs.scatter_(1, at, torch.where(is_new, log_probs, kept))
 

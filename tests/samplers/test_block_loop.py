@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, PluginError
 from dmpo.registry import SAMPLERS
 from dmpo.samplers.block_loop import (
     BlockSamplerConfig,
@@ -54,6 +54,22 @@ class SecondThoughtsRule(UnmaskingRule):
         )
 
 
+class HesitantRule(UnmaskingRule):
+    """Reveals one token in each step, none in step 2, where it may also ask for nothing."""
+
+    sees_tokens = False
+
+    def __init__(self, *, asks: bool) -> None:
+        self.asks = asks
+
+    def candidates(self, state: BlockState) -> Bool[Tensor, "S L"]:
+        return state.hidden & (self.asks or state.step < 2)
+
+    def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
+        first = torch.arange(proposal.tokens.shape[1]) == 0
+        return proposal.valid & first & (proposal.step < 2)
+
+
 def fill(policy, prompts, rule, *, num_rollouts=1, seed=0, **settings):
     return fill_canvas(
         policy,
@@ -97,6 +113,15 @@ def test_rule_may_hide_what_it_revealed():
     assert (second == policy.mask_token_id).tolist() == [False, True, False, True]
     assert (third == policy.mask_token_id).tolist() == [True, False, True, False]
     assert rollouts.commit_step[0, 0].tolist() == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_rule_that_reveals_nothing_is_refused_by_name(asks):
+    policy = RandomPolicy()
+    prompts = make_prompts(policy, "1", "2")
+    with pytest.raises(PluginError, match="HesitantRule revealed no token in step 2") as error:
+        fill(policy, prompts, HesitantRule(asks=asks), gen_length=4)
+    assert "\n" not in str(error.value)
 
 
 def test_mask_token_that_is_drawn_counts_as_a_token():
