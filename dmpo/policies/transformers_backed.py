@@ -184,14 +184,16 @@ class TransformersPolicy(DiffusionPolicy):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Context without gradients and dropout; restores the mode it found."""
-        before = [(module, module.training) for module in self._module.modules()]
-        self._module.eval()
+        # Contexts nest, and setting the mode of a hundred modules is slow: set what changes.
+        training = [module for module in self._module.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             with torch.no_grad():
                 yield
         finally:
-            for module, training in before:
-                module.training = training
+            for module in training:
+                module.training = True
 
     def encode(self, examples: Sequence[Example]) -> Prompts:
         """Tokenize prompts and pad them on the left."""

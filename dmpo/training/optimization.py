@@ -76,6 +76,7 @@ def build_optimizer(
         betas=settings.betas,
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 

@@ -48,6 +48,23 @@ def test_scheduler_follows_the_factor() -> None:
         scheduler.step()
 
 
+def test_optimizer_is_adamw_as_written_out() -> None:
+    settings = OptimizationSettings(
+        learning_rate=0.1, betas=(0.8, 0.9), adam_epsilon=1e-3, weight_decay=0.2
+    )
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.0]))
+    optimizer = build_optimizer([weight], settings)
+    expected, first, second = weight.detach().double(), 0.0, 0.0
+    for step in range(1, 6):
+        gradient = torch.tensor([0.3, -1.0, 2.0]) * step
+        weight.grad = gradient
+        optimizer.step()
+        first, second = 0.8 * first + 0.2 * gradient, 0.9 * second + 0.1 * gradient**2
+        scaled = (first / (1 - 0.8**step)) / ((second / (1 - 0.9**step)) ** 0.5 + 1e-3)
+        expected = expected * (1 - 0.1 * 0.2) - 0.1 * scaled
+    torch.testing.assert_close(weight.detach().double(), expected, atol=1e-6, rtol=1e-6)
+
+
 def test_frozen_parameters_are_not_trained() -> None:
     module = torch.nn.Linear(2, 2)
     module.bias.requires_grad_(False)
