@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dmpo.errors import OutputError
 
-__all__ = ["append_line", "replace_text", "writing"]
+__all__ = ["append_line", "filling", "replace_text", "writing"]
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -62,15 +65,38 @@ def append_line(path: Path, line: str) -> None:
 
 
 @contextlib.contextmanager
+def filling(directory: Path) -> Iterator[Path]:
+    """Give a folder whose files take their places in ``directory`` at the end, or not at all.
+
+    Args:
+        directory: Made if it is missing; its other files stay.
+
+    Raises:
+        OutputError: If writing inside failed; nothing has changed.
+    """
+    beside = directory / ".partial"
+    with writing(directory):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            for path in sorted(beside.iterdir()):
+                path.replace(directory / path.name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Say in one line that ``path`` cannot be written, whatever the system's error inside is.
 
     Raises:
-        OutputError: From an :class:`OSError`.
+        OutputError: From an :class:`OSError`, or what safetensors makes of one.
     """
     try:
         yield
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written: {reason}.") from error

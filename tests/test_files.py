@@ -8,7 +8,7 @@ import os
 import pytest
 
 from dmpo.errors import OutputError
-from dmpo.files import append_line, replace_text
+from dmpo.files import append_line, filling, replace_text
 
 
 @pytest.fixture
@@ -53,3 +53,27 @@ def test_missing_place_is_said_with_the_systems_reason(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=os.strerror(errno.ENOTDIR)):
         append_line(tmp_path / "file" / "a.jsonl", "1")
+
+
+def test_folder_is_filled_whole_and_keeps_its_other_files(tmp_path):
+    (tmp_path / "other").write_text("stays")
+    with filling(tmp_path) as folder:
+        (folder / "a").write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "other": "stays",
+        "a": "new",
+    }
+
+
+def test_folder_that_cannot_be_filled_stays_as_it_was(small_disk):
+    (small_disk / "a").write_text("old")
+
+    def fill():
+        with filling(small_disk) as folder:
+            (folder / "a").write_text("new")
+            (folder / "b").write_text("x" * 100)
+
+    with pytest.raises(OutputError, match="cannot be written: File too large"):
+        fill()
+    assert os.listdir(small_disk) == ["a"]
+    assert (small_disk / "a").read_text() == "old"

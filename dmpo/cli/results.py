@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console
 from dmpo.evaluation.saved import read_tables
 from dmpo.evaluation.table import evaluation_table
 
-__all__ = ["is_main_process", "num_processes", "print_evaluations", "say"]
+__all__ = ["is_main_process", "num_processes", "print_evaluations", "say", "say_stopping"]
 
 
 def print_evaluations(console: Console, run: Path) -> None:
@@ -54,3 +55,11 @@ def say(label: str, text: str) -> None:
     else:
         text = head + text
     typer.echo(text)
+
+
+def say_stopping(signal: str) -> None:
+    """Say what a first signal does, straight to the system: a handler may not use the console."""
+    if is_main_process():
+        line = f"\ndmpo: {signal}: finishing this step, then saving; Ctrl-C again exits at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())

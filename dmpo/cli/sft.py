@@ -36,13 +36,14 @@ def sft(
     """Train a policy to answer as the demonstrations of tasks do; makes the tiny LLaDA."""
     from rich.console import Console
 
-    from dmpo.cli.results import is_main_process, say
+    from dmpo.cli.results import is_main_process, say, say_stopping
     from dmpo.config.assembly import build_policy, build_sft_tasks, place_on_accelerator
     from dmpo.config.overrides import SETTING_FLAGS
     from dmpo.config.resolve import resolve_sft
     from dmpo.config.run import DEFAULT_SFT_RECIPE, SftConfig
     from dmpo.config.yaml_text import yaml_text
     from dmpo.evaluation.table import evaluation_table
+    from dmpo.training.interruption import Interruption
     from dmpo.training.live import PlainView
     from dmpo.training.sft import SftTrainer
 
@@ -58,23 +59,28 @@ def sft(
     resolved = resolve_sft([*layers, layer])
     settings = resolved.config
     tasks = build_sft_tasks(settings)
-    say("recipe", label + (f": {description}" if description else ""))
-    say("tasks", ", ".join(task.name for task in tasks))
-    say("output", str(directory))
+    if is_main_process():
+        say("recipe", label + (f": {description}" if description else ""))
+        say("tasks", ", ".join(task.name for task in tasks))
+        say("output", str(directory))
     built = build_policy(settings.policy)
     place_on_accelerator(built)
-    say("policy", built.describe())
+    if is_main_process():
+        say("policy", built.describe())
     console = Console(highlight=False)
-    trainer = SftTrainer(
-        built,
-        tasks,
-        settings.training,
-        seed=settings.seed,
-        output=directory,
-        observers=(PlainView(console),),
-    )
-    results = trainer.train()
-    (directory / "config.yaml").write_text(yaml_text(resolved.plain()), encoding="utf-8")
-    for name, result in results.items():
-        console.print(evaluation_table({name: result}))
-    say("saved in", str(directory))
+    with Interruption(say_stopping) as interruption:
+        trainer = SftTrainer(
+            built,
+            tasks,
+            settings.training,
+            seed=settings.seed,
+            output=directory,
+            observers=(PlainView(console),),
+            interruption=interruption,
+            config_text=yaml_text(resolved.plain()),
+        )
+        results = trainer.train()
+    if is_main_process():
+        for name, result in results.items():
+            console.print(evaluation_table({name: result}))
+        say("saved in", str(directory))

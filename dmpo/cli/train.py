@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,7 +186,7 @@ def _announce(config: Any, label: str, description: str, directory: Path) -> Non
 def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: bool) -> None:
     from rich.console import Console
 
-    from dmpo.cli.results import is_main_process, print_evaluations, say
+    from dmpo.cli.results import is_main_process, print_evaluations, say, say_stopping
     from dmpo.config.assembly import build_training_parts
     from dmpo.config.yaml_text import yaml_text
     from dmpo.training.interruption import Interruption
@@ -201,7 +199,7 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
         say("policy", parts.policy.describe())
     console = Console(highlight=False)
     view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
-    with Interruption(_say_stopping) as interruption:
+    with Interruption(say_stopping) as interruption:
         trainer = Trainer(
             parts,
             config.training,
@@ -227,16 +225,6 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     say("saved in", str(directory))
     say("evaluate", f"dmpo eval --run {directory}")
     say("curves", f"tensorboard --logdir {directory}")
-
-
-def _say_stopping(signal: str) -> None:
-    """Say what a first signal does, straight to the system: a handler may not use the console."""
-    from dmpo.cli.results import is_main_process
-
-    if is_main_process():
-        line = f"\ndmpo: {signal}: finishing this step, then saving; Ctrl-C again exits at once\n"
-        with contextlib.suppress(OSError):
-            os.write(2, line.encode())
 
 
 def _dry_run(resolved: Any, light: Any) -> None:

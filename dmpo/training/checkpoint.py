@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from dmpo.errors import CheckpointError, OutputError
+from dmpo.errors import CheckpointError
+from dmpo.files import writing
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Experience
 from dmpo.training.state_files import read_state, write_state
@@ -78,16 +78,12 @@ def whole_or_not_at_all(final: Path) -> Iterator[Path]:
     """Give the folder to write to, and leave nothing of it unless it is committed.
 
     Raises:
-        OutputError: If writing inside failed: no space, no permission.
+        OutputError: If writing inside failed: no space, no permission; checkpoints before this
+            one stay.
     """
     try:
-        yield partial_path(final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial_path(final), ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"{final}: the checkpoint cannot be written: {reason}; those before it stay."
-        ) from error
+        with writing(final):
+            yield partial_path(final)
     except BaseException:
         shutil.rmtree(partial_path(final), ignore_errors=True)
         raise

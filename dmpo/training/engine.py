@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, DivergenceError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import LossOutput
 from dmpo.training.optimization import (
@@ -23,7 +23,7 @@ from dmpo.training.optimization import (
     trainable_parameters,
 )
 
-__all__ = ["Engine", "Update"]
+__all__ = ["Engine", "Update", "divergence"]
 
 Slice = TypeVar("Slice")
 
@@ -157,3 +157,17 @@ class Engine:
     def wait(self) -> None:
         """Wait for all processes."""
         self.accelerator.wait_for_everyone()
+
+
+def divergence(num_skipped: int, saved: Path) -> DivergenceError:
+    """Return what a loop raises after too many skipped steps in a row.
+
+    Args:
+        num_skipped: Steps in a row whose loss or gradient was not finite.
+        saved: Where the weights are, which those steps left alone.
+    """
+    return DivergenceError(
+        f"training.max_skipped_in_a_row: {num_skipped} steps in a row had a loss or gradient that "
+        f"is not finite; the weights before them are saved in {saved}. A smaller "
+        "training.learning_rate may help, or other rewards or weights."
+    )

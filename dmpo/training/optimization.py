@@ -45,6 +45,11 @@ class OptimizationSettings(BaseModel):
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients are clipped to this norm; null: not clipped."
     )
+    max_skipped_in_a_row: PositiveInt = Field(
+        10,
+        description="Stop, with the state saved, after so many steps in a row whose loss or "
+        "gradient is not finite.",
+    )
     mixed_precision: Literal["no", "bf16"] = Field(
         "no", description="Precision of the forward pass; log-probabilities stay in float32."
     )

@@ -37,11 +37,6 @@ class TrainingSettings(OptimizationSettings):
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints that are kept; the newest whole one always is."
     )
-    max_skipped_in_a_row: PositiveInt = Field(
-        10,
-        description="Stop, with the state saved, after so many steps in a row whose loss or "
-        "gradient is not finite.",
-    )
     evaluate_every: PositiveInt | None = Field(
         None, description="Steps between evaluations; null: only before and after."
     )

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import EvaluationResult, Evaluator
 from dmpo.evaluation.saved import write_tables
+from dmpo.files import append_line, filling, replace_text
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.tasks.base import Task
 from dmpo.training.denoising import (
@@ -30,11 +31,13 @@ from dmpo.training.denoising import (
     draw_noise,
     split_rows,
 )
-from dmpo.training.engine import Engine
+from dmpo.training.engine import Engine, Update, divergence
 from dmpo.training.events import Observer, StepDone
+from dmpo.training.interruption import Interruption
 from dmpo.training.optimization import OptimizationSettings, Schedule
 from dmpo.training.prompts import prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
+from dmpo.training.run_directory import RunDirectory
 
 __all__ = ["SftSettings", "SftTask", "SftTrainer", "chosen_task"]
 
@@ -95,6 +98,8 @@ class SftTrainer:
         seed: With it and the tasks, a run is determined.
         output: Folder that gets the policy, metrics.jsonl, evaluation.json and evaluation.md.
         observers: Told of every ``log_every``-th step.
+        interruption: Asked after each step whether to stop; None: nothing stops the run early.
+        config_text: The resolved configuration, kept as config.yaml.
 
     Raises:
         ConfigError: If the mixture is empty, a name comes twice, or a weight is not positive.
@@ -109,6 +114,8 @@ class SftTrainer:
         seed: int,
         output: Path,
         observers: Sequence[Observer] = (),
+        interruption: Interruption | None = None,
+        config_text: str = "",
     ) -> None:
         """Check the mixture and wrap the policy."""
         _check_mixture(tasks)
@@ -117,38 +124,68 @@ class SftTrainer:
         self._examples = {task.name: task.task.examples("train") for task in tasks}
         self._settings = settings
         self._seed = seed
-        self._output = output
+        self._directory = RunDirectory(output)
+        self._interruption = interruption or Interruption()
+        self._config_text = config_text
         self._engine = Engine(policy, settings, output)
         self._rows = self._engine.share(settings.batch_rows, "batch_rows")
         self._observers = tuple(observers)
         self._cursors: Counter[str] = Counter()
+        self._skipped = self._skipped_in_a_row = 0
 
     def train(self) -> dict[str, EvaluationResult]:
-        """Take every step, save the policy, and return the figures of each measured task."""
+        """Take every step, save the policy, and return the figures of each measured task.
+
+        A signal ends the steps early; the policy is saved as it then is, and not measured.
+
+        Raises:
+            ConfigError: If another run is writing to the folder.
+            DivergenceError: If ``max_skipped_in_a_row`` steps had no finite loss or gradient;
+                the policy is saved as it was before them.
+            OutputError: If the folder cannot be written.
+        """
+        if not self._engine.is_main:
+            return self._run()
+        self._directory.claim()
+        try:
+            self._directory.go_back(0)
+            if self._config_text:
+                replace_text(self._directory.path / "config.yaml", self._config_text)
+            return self._run()
+        finally:
+            self._directory.release()
+
+    def _run(self) -> dict[str, EvaluationResult]:
         settings, started = self._settings, time.perf_counter()
-        self._output.mkdir(parents=True, exist_ok=True)
-        (self._output / "metrics.jsonl").unlink(missing_ok=True)
         losses: list[float] = []
         tokens = self._policy.forward_tokens
         for step in range(settings.num_steps):
-            loss, norm, rate = self._gradient_step(step)
+            loss, update = self._gradient_step(step)
             losses.append(loss)
-            if (step + 1) % settings.log_every and step + 1 < settings.num_steps:
+            stops = self._engine.is_true_anywhere(self._interruption.signal is not None)
+            if self._skipped_in_a_row >= settings.max_skipped_in_a_row:
+                self._save()
+                raise divergence(self._skipped_in_a_row, self._directory.path)
+            if (step + 1) % settings.log_every and step + 1 < settings.num_steps and not stops:
                 continue
             seconds = time.perf_counter() - started
             metrics = {
                 "loss/total": sum(losses) / len(losses),
-                "optimizer/gradient_norm": norm,
-                "optimizer/learning_rate": rate,
+                "optimizer/gradient_norm": update.gradient_norm,
+                "optimizer/learning_rate": update.learning_rate,
+                "optimizer/skipped_steps": float(self._skipped),
                 "tokens/per_second": 3 * (self._policy.forward_tokens - tokens) / seconds,
                 "time/total": seconds,
             }
             losses.clear()
             self._report(step + 1, metrics)
-        return self._finish()
+            if stops:
+                break
+        self._save()
+        return self._measure()
 
-    def _gradient_step(self, step: int) -> tuple[float, float, float]:
-        """Return loss, gradient norm and learning rate of one step."""
+    def _gradient_step(self, step: int) -> tuple[float, Update]:
+        """Return the loss of one step, and what the optimizer did."""
         settings = self._settings
         batch = self._batch(step)
         slices = split_rows(batch, settings.micro_batch_rows or self._rows)
@@ -156,7 +193,9 @@ class SftTrainer:
         with seeded_dropout(dropout_seed, self._policy.device):
             losses = self._engine.backward(slices, functools.partial(denoising_loss, self._policy))
         update = self._engine.update(losses["total"])
-        return losses["total"], update.gradient_norm, update.learning_rate
+        self._skipped += update.is_skipped
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if update.is_skipped else 0
+        return losses["total"], update
 
     def _batch(self, step: int) -> DenoisingBatch:
         """Draw a task, its next problems, demonstrations of them, and the noise."""
@@ -194,8 +233,7 @@ class SftTrainer:
     def _report(self, step: int, metrics: dict[str, float]) -> None:
         if not self._engine.is_main:
             return
-        with (self._output / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        append_line(self._directory.path / "metrics.jsonl", json.dumps({"step": step, **metrics}))
         seconds, num_steps = metrics["time/total"], self._settings.num_steps
         event = StepDone(
             step=step,
@@ -207,19 +245,21 @@ class SftTrainer:
         for observer in self._observers:
             observer.notify(event)
 
-    def _finish(self) -> dict[str, EvaluationResult]:
-        results = {
-            name: task.evaluator.evaluate(
-                self._policy, generator_for(self._seed, 0, 0, "evaluation")
-            )
-            for name, task in self._tasks.items()
-            if task.evaluator is not None
-        }
+    def _save(self) -> None:
         self._engine.wait()
         if self._engine.is_main:
-            self._policy.save(self._output)
-            if results:
-                write_tables(self._output, results)
+            with self._interruption.held(), filling(self._directory.path) as folder:
+                self._policy.save(folder)
+
+    def _measure(self) -> dict[str, EvaluationResult]:
+        results: dict[str, EvaluationResult] = {}
+        for name, task in self._tasks.items():
+            if task.evaluator is None or self._interruption.signal is not None:
+                continue
+            generator = generator_for(self._seed, 0, 0, "evaluation")
+            results[name] = task.evaluator.evaluate(self._policy, generator)
+        if self._engine.is_main and results:
+            write_tables(self._directory.path, results)
         return results
 
 

@@ -19,7 +19,6 @@ from typing import Literal, final
 
 import torch
 
-from dmpo.errors import DivergenceError
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
@@ -30,7 +29,7 @@ from dmpo.tasks.base import Task
 from dmpo.training import events
 from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
-from dmpo.training.engine import Engine, Update
+from dmpo.training.engine import Engine, Update, divergence
 from dmpo.training.interruption import Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
@@ -172,7 +171,7 @@ class Trainer:
             while (reason := self._reason_to_stop()) is None:
                 self._step()
                 if self._progress.skipped_in_a_row >= settings.max_skipped_in_a_row:
-                    raise self._divergence(self.save())
+                    raise divergence(self._progress.skipped_in_a_row, self.save())
                 if _is_due(self._progress.step, settings.checkpoint_every):
                     self.save()
                 if _is_due(self._progress.step, settings.evaluate_every):
@@ -300,15 +299,6 @@ class Trainer:
                 seconds=now.seconds,
                 seconds_left=seconds_left(now.step, now.seconds, self._settings),
             )
-        )
-
-    def _divergence(self, path: Path) -> DivergenceError:
-        progress = self._progress
-        return DivergenceError(
-            f"training: {progress.skipped_in_a_row} steps in a row had a loss or gradient that is "
-            f"not finite (max_skipped_in_a_row {self._settings.max_skipped_in_a_row}), the last "
-            f"was step {progress.step}; their weights were left alone and are saved in {path}. A "
-            "smaller training.learning_rate, or other weights or rewards, may help."
         )
 
     def _evaluate(self) -> None:

@@ -113,7 +113,7 @@ def test_checkpoint_that_finds_no_room_leaves_those_before_it(
     trainer = small_trainer(tmp_path, small_settings(num_steps=5))
     trainer.restore(saved)
     file_size_limit(16_384)
-    with pytest.raises(OutputError, match="step-000005: the checkpoint cannot be written"):
+    with pytest.raises(OutputError, match=r"step-000005: cannot be written: .*too large"):
         trainer.train()
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
     verify_checkpoint(saved)

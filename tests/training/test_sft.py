@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, DivergenceError, OutputError
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
 from dmpo.registry import POLICIES, SAMPLERS
+from dmpo.training.interruption import Interruption
 from dmpo.training.sft import SftSettings, SftTask, SftTrainer, chosen_task
 from tests.training.runs import CountingTask, Recorder, small_policy, weights_of
 
@@ -58,6 +63,48 @@ def test_seed_decides_the_outcome_and_the_cut_does_not(tmp_path: Path, masking: 
     for name, tensor in whole.items():
         torch.testing.assert_close(cut[name], tensor, rtol=1e-4, atol=1e-6)
     assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_signal_ends_fine_tuning_after_the_step_with_the_policy_saved(tmp_path: Path) -> None:
+    policy = small_policy()
+    tasks = [SftTask(name="count", task=CountingTask(), evaluator=_evaluator())]
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        results = SftTrainer(
+            policy,
+            tasks,
+            SftSettings(**SETTINGS),
+            seed=0,
+            output=tmp_path,
+            interruption=interruption,
+        ).train()
+    assert results == {}
+    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["step"] == 1
+    saved = weights_of(POLICIES.build("llada", {"model": str(tmp_path)}))
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in weights_of(policy).items())
+
+
+def test_fine_tuning_that_diverges_stops_with_the_policy_saved(tmp_path: Path) -> None:
+    policy = small_policy()
+    with torch.no_grad():
+        next(policy.module.parameters()).fill_(math.nan)
+    tasks = [SftTask(name="count", task=CountingTask())]
+    settings = SftSettings(**SETTINGS, max_skipped_in_a_row=2)
+    with pytest.raises(DivergenceError, match="2 steps in a row"):
+        SftTrainer(policy, tasks, settings, seed=0, output=tmp_path).train()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_policy_that_finds_no_room_is_not_there_in_part(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    tasks = [SftTask(name="count", task=CountingTask())]
+    trainer = SftTrainer(small_policy(), tasks, SftSettings(**SETTINGS), seed=0, output=tmp_path)
+    file_size_limit(8_192)
+    with pytest.raises(OutputError, match="cannot be written"):
+        trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "metrics.jsonl"}
 
 
 def test_mixture_takes_its_tasks_by_weight() -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import pytest
 import torch
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, DivergenceError
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
@@ -175,6 +175,26 @@ def test_step_without_a_finite_loss_is_skipped_and_counted(tmp_path: Path) -> No
     small_trainer(tmp_path, policy=policy, objective=objective).train()
     assert [line["optimizer/skipped_steps"] for line in _lines(tmp_path)] == [0, 1, 1, 1, 1, 2]
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(policy).values())
+
+
+def test_run_stops_with_its_state_saved_when_steps_are_skipped_in_a_row(tmp_path: Path) -> None:
+    policy = small_policy()
+    objective = PoisonedObjective(small_objective(updates=1), update=0)
+    settings = small_settings(updates_per_buffer=1, max_skipped_in_a_row=3)
+    before = weights_of(policy)
+    with pytest.raises(DivergenceError, match=r"3 steps in a row .* saved in .*step-000003"):
+        small_trainer(tmp_path, settings, policy=policy, objective=objective).train()
+    path = tmp_path / "checkpoints" / "step-000003"
+    policy.load_weights(path / "policy")
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(policy).items())
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    assert state["progress"]["skipped_in_a_row"] == 3
+
+
+def test_skipped_steps_that_alternate_with_others_do_not_stop_a_run(tmp_path: Path) -> None:
+    objective = PoisonedObjective(small_objective(updates=2), update=0)
+    settings = small_settings(updates_per_buffer=2, max_skipped_in_a_row=2)
+    assert small_trainer(tmp_path, settings, objective=objective).train().step == 6
 
 
 def test_rollouts_are_drawn_in_evaluation_mode_and_training_mode_comes_back(
