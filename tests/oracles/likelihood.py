@@ -9,7 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, rollout_log_probs
+from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Rollouts, Views
 
 
@@ -120,6 +121,41 @@ class GivenViews(Likelihood):
 
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         return self._views
+
+    def standard_error(self, token_log_ratios, views):
+        return None
+
+
+@final
+class IndependentMasks(Likelihood):
+    """A random likelihood that looks at the behaviour policy through masks of its own.
+
+    What the library does not do: reference and behaviour policy then differ by the noise of
+    both. It reads the policy at the moment a buffer is prepared.
+    """
+
+    Config = LikelihoodConfig
+    is_exact = False
+    needs_path = False
+    is_deterministic = False
+
+    def __init__(self, policy: DiffusionPolicy, likelihood: Likelihood) -> None:
+        self._policy = policy
+        self._likelihood = likelihood
+        self.config = likelihood.config
+
+    def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
+        self._own_views = self._likelihood.views(rollouts, generator)
+        return self._likelihood.views(rollouts, generator)
+
+    def recorded_log_probs(self, rollouts: Rollouts, views: Views) -> Tensor:
+        scores = rollout_log_probs(
+            self._policy, rollouts, self._own_views, rows_per_forward=rollouts.num_rows
+        )
+        estimate = self._likelihood.combine(scores, self._own_views)
+        # Any token scores whose combination on the given views is the estimate.
+        norm = views.coefficient.square().sum((-2, -1))
+        return views.coefficient * (estimate / norm)[..., None, None]
 
     def standard_error(self, token_log_ratios, views):
         return None

@@ -4,6 +4,9 @@
 here. The table holds the logits of every partially masked state, so nothing ties them together:
 in general p(o; σ) differs from order to order. ``consistent_table`` ties them to one joint
 distribution.
+
+A stack of tables is as many problems in one policy: the prompt is one token, the problem's
+number, and no parameter belongs to two of them.
 """
 
 from __future__ import annotations
@@ -33,14 +36,23 @@ SUBSETS = torch.tensor(list(itertools.product([False, True], repeat=LENGTH)))
 PROMPT = torch.zeros(1, 1, dtype=torch.long)
 
 
+def state_index(canvas: Tensor) -> Tensor:
+    """Return the row of the table that belongs to each canvas [rows, 4]."""
+    return (canvas * (VOCABULARY + 1) ** torch.arange(LENGTH)).sum(-1)
+
+
 class _Table(nn.Module):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = nn.Parameter(logits.double().clone())
 
-    def forward(self, canvas: Tensor) -> Tensor:
-        place = (VOCABULARY + 1) ** torch.arange(LENGTH)
-        return self.logits[(canvas * place).sum(-1)]
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the row of each canvas [rows, 4], or of each problem and canvas [rows, 1 + 4]."""
+        row = state_index(tokens[:, -LENGTH:])
+        if self.logits.dim() == 4:
+            row = row + NUM_STATES * tokens[:, 0]
+        flat = self.logits.reshape(-1, LENGTH * VOCABULARY)
+        return nn.functional.embedding(row, flat).unflatten(-1, (LENGTH, VOCABULARY))
 
 
 class TabularConfig(PluginConfig):
@@ -48,7 +60,10 @@ class TabularConfig(PluginConfig):
 
 
 class TabularPolicy(DiffusionPolicy):
-    """π_θ(o_d | õ): a softmax of the table's row for õ. The prompt is not looked at."""
+    """π_θ(o_d | õ): a softmax of the table's row for õ.
+
+    The prompt is looked at by a stack of tables alone: it says which one answers.
+    """
 
     Config = TabularConfig
     mask_token_id = MASK
@@ -81,13 +96,13 @@ class TabularPolicy(DiffusionPolicy):
     def logits(self, tokens, attention_mask, at):
         self.forward_tokens += tokens.numel()
         canvas = at - (tokens.shape[1] - LENGTH)
-        rows = self._module(tokens[:, -LENGTH:])
-        return rows.gather(1, canvas.unsqueeze(-1).expand(-1, -1, VOCABULARY))
+        rows = self._module(tokens)
+        return rows.gather(1, canvas.unsqueeze(-1).expand(-1, -1, VOCABULARY)).float()
 
     def token_logprobs(self, noisy, attention_mask, targets, where, *, temperature=1.0):
         self.forward_tokens += noisy.numel()
         assert not where[:, :-LENGTH].any()
-        log_probs = torch.log_softmax(self._module(noisy[:, -LENGTH:]) / temperature, dim=-1)
+        log_probs = torch.log_softmax(self._module(noisy) / temperature, dim=-1)
         chosen = log_probs.gather(-1, targets[:, -LENGTH:].unsqueeze(-1)).squeeze(-1)
         scores = chosen * where[:, -LENGTH:]
         return torch.cat([scores.new_zeros(where[:, :-LENGTH].shape), scores], dim=1)
@@ -118,7 +133,7 @@ class TabularPolicy(DiffusionPolicy):
             self._module.train(training)
 
     def encode(self, examples: Sequence[Example]) -> Prompts:
-        tokens = PROMPT.expand(len(examples), 1)
+        tokens = torch.tensor([[example.columns.get("problem", 0)] for example in examples])
         mask = torch.ones_like(tokens, dtype=torch.bool)
         return Prompts(examples=tuple(examples), tokens=tokens, attention_mask=mask)
 
