@@ -20,6 +20,7 @@ __all__ = [
     "RewardError",
     "UnknownNameError",
     "nearest_name",
+    "reading_failure",
 ]
 
 
@@ -85,6 +86,21 @@ class OutputError(DmpoError, OSError):
 
 class RewardError(DmpoError, RuntimeError):
     """A reward function that raised or returned something that is not one number per row."""
+
+
+def reading_failure(error: Exception) -> str:
+    """Return in words why a text file cannot be read.
+
+    Args:
+        error: What reading and decoding it raised.
+
+    Returns:
+        The system's own words, without number and path, or which byte is not UTF-8.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte {error.start + 1} is 0x{error.object[error.start]:02x})"
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error)
 
 
 def nearest_name(given: str, accepted: Iterable[str]) -> str | None:

@@ -13,11 +13,12 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from dmpo.errors import ConfigError, PluginError, UnknownNameError, nearest_name
+from dmpo.errors import ConfigError, PluginError, UnknownNameError
+from dmpo.settings import Settings, first_validation_message
 
 if TYPE_CHECKING:
     from dmpo.likelihoods.base import Likelihood
@@ -41,16 +42,13 @@ __all__ = [
     "PluginConfig",
     "PluginEntry",
     "Registry",
-    "first_validation_message",
 ]
 
 T = TypeVar("T")
 
 
-class PluginConfig(BaseModel):
-    """Base of every plugin's ``Config``: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PluginConfig(Settings):
+    """Base of every plugin's ``Config``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +115,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: If nothing is registered under the name.
             PluginError: If two packages register it, its module cannot be imported, or the
-                class does not derive from the interface, or has no ``Config``.
+                class does not derive from the interface, leaves a part of it undefined, or has
+                no ``Config``.
         """
         entry = self.entry(name)
         plugin = _import_target(entry, self.kind)
@@ -132,6 +131,11 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} needs a "
                 "pydantic model as its Config attribute."
+            )
+        if missing := ", ".join(sorted(getattr(plugin, "__abstractmethods__", ()))):
+            raise PluginError(
+                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} does not "
+                f"define {missing}."
             )
         return cast("type[T]", plugin)
 
@@ -163,9 +167,10 @@ class Registry(Generic[T]):
         try:
             return model.model_validate(given)
         except ValidationError as error:
-            raise ConfigError(
-                first_validation_message(error, model, prefix=field or self.kind)
-            ) from None
+            message = first_validation_message(
+                error, model, prefix=field or self.kind, owner=f"{self.kind} {name!r}"
+            )
+            raise ConfigError(message) from None
 
     def build(self, name: str, parameters: Mapping[str, Any] | None = None) -> T:
         """Build the plugin from its validated parameters: ``cls(config)``.
@@ -217,50 +222,6 @@ def _import_target(entry: PluginEntry, kind: str) -> Any:
             f"{kind} {entry.name!r} of {entry.distribution} cannot be imported from "
             f"{entry.target}: {type(error).__name__}: {error}"
         ) from error
-
-
-def first_validation_message(
-    error: ValidationError, model: type[BaseModel], *, prefix: str = ""
-) -> str:
-    """Return one line for the first complaint of a pydantic error.
-
-    Args:
-        error: What pydantic raised.
-        model: The model that was being filled: its fields are the accepted names.
-        prefix: Put before the field's dotted path.
-
-    Returns:
-        ``prefix.field: what is wrong; given …`` with the nearest name for an unknown key.
-    """
-    detail = error.errors()[0]
-    location = [str(part) for part in detail["loc"]]
-    path = ".".join(([prefix] if prefix else []) + location)
-    if detail["type"] == "extra_forbidden":
-        accepted = _accepted_fields(model, location[:-1])
-        near = nearest_name(location[-1], accepted)
-        hint = f" Did you mean {near!r}?" if near else ""
-        return f"{path}: unknown key; accepted: {', '.join(sorted(accepted))}.{hint}"
-    if detail["type"] == "missing":
-        return f"{path}: required and not given."
-    message = detail["msg"].removeprefix("Value error, ")
-    if not location or isinstance(detail["input"], Mapping):
-        return f"{path}: {message}" if path else message
-    return f"{path}: {message}; given {detail['input']!r}."
-
-
-def _accepted_fields(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:
-    for part in location:
-        field = model.model_fields.get(part)
-        model = _nested_model(field.annotation if field else None) or model
-    return tuple(model.model_fields)
-
-
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    """Return the model inside ``Model``, ``Model | None``, ``list[Model]`` and their like."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    candidates = (_nested_model(argument) for argument in get_args(annotation))
-    return next((model for model in candidates if model is not None), None)
 
 
 POLICIES: Registry[DiffusionPolicy] = Registry(

@@ -84,8 +84,8 @@ def _bounds(field: FieldInfo) -> str:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     bounds = [
         f"{sign} {getattr(item, attribute)}"
-        for item in field.metadata
         for attribute, sign in signs.items()
+        for item in field.metadata
         if getattr(item, attribute, None) is not None
     ]
     return f" ({', '.join(bounds)})" if bounds else ""

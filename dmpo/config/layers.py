@@ -94,7 +94,7 @@ def sourced(value: Any, source: str, path: tuple[str, ...] = ()) -> Tree:
     Shorthands are written out: ``baseline: model`` is ``baseline: {name: model}``, and a single
     reward is a list of one.
     """
-    if path in {(name,) for name in _LISTS} and isinstance(value, str):
+    if path in {(name,) for name in _LISTS} and _is_one(value):
         value = [value]
     if isinstance(value, str) and is_section(path):
         value = {"name": value}
@@ -103,6 +103,11 @@ def sourced(value: Any, source: str, path: tuple[str, ...] = ()) -> Tree:
     if isinstance(value, list) and value:
         return [sourced(item, source, (*path, str(n))) for n, item in enumerate(value)]
     return Leaf(value, source)
+
+
+def _is_one(value: Any) -> bool:
+    """Return whether one section stands where a list of them is accepted."""
+    return isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
 
 
 def assigned(path: str, value: Any, source: str) -> Tree:
@@ -129,12 +134,18 @@ def merged(lower: Tree, upper: Tree, path: tuple[str, ...] = ()) -> Tree:
     """Return ``upper`` over ``lower``, key by key, dropping nothing.
 
     Raises:
-        ConfigError: If a list's element is addressed that does not exist.
+        ConfigError: If an element of a list, or a part of a plain value, is addressed that
+            does not exist.
     """
     if isinstance(upper, dict) and isinstance(lower, list):
         return _with_elements(lower, upper, path)
-    if isinstance(upper, list) and isinstance(lower, dict):
+    if isinstance(upper, list) and isinstance(lower, dict) and all(map(str.isdecimal, lower)):
         return _with_elements(upper, lower, path)  # a list, and changes meant for its elements
+    if isinstance(lower, Leaf) and isinstance(upper, dict) and lower.value is not None and upper:
+        raise ConfigError(
+            f"{'.'.join((*path, next(iter(upper))))}: {'.'.join(path)} has no parts, it is "
+            f"{lower.value!r} (from {lower.source})."
+        )
     if not (isinstance(lower, dict) and isinstance(upper, dict)):
         return upper
     result = dict(lower)

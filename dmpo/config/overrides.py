@@ -104,4 +104,6 @@ def _unknown(flag: str, options: Iterable[str], sections: Iterable[str]) -> str:
     head, dot, tail = flag.removeprefix("--").partition(".")
     near = nearest_name(head, sections) if dot else nearest_name(flag, options)
     guess = f"--{near}.{tail}" if dot and near else near
+    if head in sections and not (guess and flag.startswith(guess)):
+        return f"unknown option {flag!r}; its parts are options: --{head}.NAME VALUE."
     return f"unknown option {flag!r}." + (f" Did you mean {guess!r}?" if guess else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -22,8 +23,8 @@ from dmpo.registry import (
     WEIGHTS,
     PluginConfig,
     Registry,
-    first_validation_message,
 )
+from dmpo.settings import first_validation_message
 from dmpo.tasks.base import Task
 
 __all__ = [
@@ -191,13 +192,19 @@ def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:
 
 
 def _with_source(message: str, tree: Tree) -> ConfigError:
-    """Say behind a message where the value at the path it starts with came from."""
+    """Say behind a message where the value at the path it starts with came from.
+
+    Of a section, only what the message names counts, if it names anything.
+    """
     path = message.partition(":")[0]
-    sources = {
-        source
+    below = {
+        leaf: source
         for leaf, source in leaf_sources(tree).items()
         if leaf == path or leaf.startswith(f"{path}.")
     }
+    words = set(re.findall(r"\w+", message.removeprefix(path)))
+    named = {leaf: source for leaf, source in below.items() if leaf.rpartition(".")[2] in words}
+    sources = set((named or below).values())
     return ConfigError(f"{message} (from {', '.join(sorted(sources))})" if sources else message)
 
 

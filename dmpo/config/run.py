@@ -6,11 +6,13 @@ A section names a plugin and gives its parameters beside the name, which the plu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
 from dmpo.evaluation.evaluator import EvaluationSettings
+from dmpo.settings import Settings
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.sft import SftSettings
 
@@ -32,16 +34,18 @@ DEFAULT_SFT_RECIPE: Final = "tiny_llada"
 """What ``dmpo sft`` runs if nothing else is named."""
 
 
-class PluginSection(BaseModel):
+class PluginSection(Settings):
     """A plugin's registered name, and its parameters beside it: ``{name: elbo, …}``."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
-    name: str = Field(min_length=1, description="A registered name.")
+    name: str = Field(description="A registered name.")
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | PluginSection):
+            raise ValueError("must be a name, or a mapping with a `name`")
         return {"name": value} if isinstance(value, str) else value
 
     @property
@@ -75,10 +79,8 @@ class EvaluationSection(EvaluationSettings):
     )
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """Everything ``dmpo train`` can be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: NonNegativeInt = Field(0, description="Seed of everything random in the run.")
     policy: PluginSection = Field(PluginSection(name="llada"), description="What is trained.")
@@ -114,10 +116,8 @@ class RunConfig(BaseModel):
     )
 
 
-class GenerateConfig(BaseModel):
+class GenerateConfig(Settings):
     """Everything ``dmpo generate`` can be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: NonNegativeInt = Field(0, description="Seed of the draws.")
     policy: PluginSection = Field(PluginSection(name="llada"), description="What answers.")
@@ -127,10 +127,8 @@ class GenerateConfig(BaseModel):
     )
 
 
-class SftConfig(BaseModel):
+class SftConfig(Settings):
     """Everything ``dmpo sft`` can be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: NonNegativeInt = Field(0, description="Seed of everything random in the run.")
     policy: PluginSection = Field(PluginSection(name="llada"), description="What is trained.")

@@ -14,9 +14,16 @@ from typing import Any
 
 import yaml
 
-from dmpo.errors import ConfigError
+from dmpo.errors import ConfigError, reading_failure
 
 __all__ = ["read_yaml_file", "yaml_text", "yaml_value", "yaml_with_comments"]
+
+MAX_DIGITS = 18
+"""Of a whole number: what fits into 64 bits, as tensors and seeds need it."""
+MAX_DEPTH = 32
+"""Of mappings and lists inside each other: a value that contains itself has no end."""
+MAX_VALUES = 100_000
+"""Of values in a document, aliases written out: a few lines can stand for billions."""
 
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(
@@ -46,6 +53,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int:
         """Read digits as a decimal number: YAML 1.1 would read ``010`` as eight."""
+        digits = node.value.lstrip("+-")
+        if len(digits.lstrip("0")) > MAX_DIGITS:
+            line = node.start_mark.line + 1
+            raise ConfigError(
+                f"line {line}: {digits[:MAX_DIGITS]}… has {len(digits)} digits; whole numbers of "
+                f"at most {MAX_DIGITS} digits are accepted."
+            )
         return int(node.value)
 
 
@@ -81,7 +95,11 @@ def yaml_value(text: str, origin: str) -> Any:
         ConfigError: If it is not YAML, or repeats a key; the message has one line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        _check_size(value)
+        return value
+    except RecursionError:
+        raise ConfigError(f"{origin}: {_TOO_LARGE}") from None
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -92,6 +110,24 @@ def yaml_value(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
 
 
+_TOO_LARGE = f"more than {MAX_DEPTH} levels or {MAX_VALUES:,} values; settings have fewer."
+
+
+def _check_size(value: Any) -> None:
+    level, count = [value], 0
+    for _ in range(MAX_DEPTH):
+        mappings = [item for item in level if isinstance(item, dict)]
+        lists = [item for item in level if isinstance(item, list | set)]
+        level = [item for mapping in mappings for item in mapping.values()]
+        level += [item for part in lists for item in part]
+        count += len(level)
+        if not level:
+            return
+        if count > MAX_VALUES:
+            break
+    raise ConfigError(_TOO_LARGE)
+
+
 def read_yaml_file(path: Path) -> dict[str, Any]:
     """Return the mapping a YAML file holds; an empty file is an empty mapping.
 
@@ -100,14 +136,14 @@ def read_yaml_file(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {reading_failure(error)}.") from None
     values = yaml_value(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}.")
+        found = "a list" if isinstance(values, list) else repr(values)[:40]
+        raise ConfigError(f"{path}: expected `key: value` lines, found {found}.")
     return values
 
 

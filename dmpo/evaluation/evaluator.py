@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from dmpo.errors import DataError
 from dmpo.evaluation.figures import Figure, summarize
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Example, Rollouts
 from dmpo.samplers.base import Sampler
+from dmpo.settings import Settings
 from dmpo.tasks.base import Task
 
 __all__ = ["EvaluatedCompletion", "EvaluationResult", "EvaluationSettings", "Evaluator"]
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Settings):
     """Which problems are tried, and how often each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Literal["test", "validation"] = Field("test", description="Part of the task to use.")
     num_examples: PositiveInt | None = Field(

@@ -17,10 +17,11 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from dmpo.errors import CheckpointError
+from dmpo.settings import Settings
 
 __all__ = [
     "LORA_TARGETS",
@@ -43,10 +44,8 @@ Llama's names, of which LLaDA's own code bears only these four.
 """
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Settings):
     """Low-rank adapters in place of full fine-tuning."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: PositiveInt = Field(128, description="Rank of the update of each matrix.")
     alpha: PositiveFloat = Field(64.0, description="The update is scaled by alpha / rank.")

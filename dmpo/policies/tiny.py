@@ -7,11 +7,12 @@ import string
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
+from dmpo.settings import Settings
 
 __all__ = ["EOS_TOKEN", "MASK_TOKEN", "LladaShape", "character_tokenizer", "new_llada"]
 
@@ -21,10 +22,8 @@ MASK_TOKEN = "<|mdm_mask|>"
 """The token that hides another, spelt as LLaDA's."""
 
 
-class LladaShape(BaseModel):
+class LladaShape(Settings):
     """Size of a LLaDA with random weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     d_model: PositiveInt = Field(128, description="Width.")
     n_layers: PositiveInt = Field(4, description="Blocks.")
@@ -42,9 +41,13 @@ class LladaShape(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> LladaShape:
         if self.d_model % (2 * self.n_heads):
-            raise ValueError("d_model must be a multiple of twice n_heads (rotary pairs)")
-        if len(set(self.characters)) != len(self.characters):
-            raise ValueError("characters must not repeat")
+            raise ValueError(
+                f"d_model {self.d_model} is no multiple of twice n_heads {self.n_heads} (rotary "
+                "pairs)"
+            )
+        repeated = [c for c in dict.fromkeys(self.characters) if self.characters.count(c) > 1]
+        if repeated:
+            raise ValueError(f"characters: {repeated[0]!r} is there more than once")
         return self
 
 

@@ -15,10 +15,16 @@ from dmpo.registry import PluginConfig
 __all__ = ["Sampler", "SamplerConfig"]
 
 
+MAX_GEN_LENGTH = 1_000_000
+"""Longer than any model's context: refused before a canvas of it is allocated."""
+
+
 class SamplerConfig(PluginConfig):
     """What every sampler can be told."""
 
-    gen_length: PositiveInt = Field(description="Completion length D, in tokens.")
+    gen_length: PositiveInt = Field(
+        le=MAX_GEN_LENGTH, description="Completion length D, in tokens."
+    )
     temperature: float = Field(1.0, ge=0, description="Softmax temperature; 0 means argmax.")
 
 

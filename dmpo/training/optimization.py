@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from dmpo.settings import Settings
 
 __all__ = [
     "OptimizationSettings",
@@ -24,10 +26,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 """How the learning rate goes on after the warm-up."""
 
 
-class OptimizationSettings(BaseModel):
+class OptimizationSettings(Settings):
     """AdamW, its schedule and the clip."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_steps: PositiveInt = Field(400, description="Gradient steps in all.")
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")

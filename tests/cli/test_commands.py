@@ -60,7 +60,7 @@ def test_eval_prints_a_table_and_writes_nothing_unasked(capsys: Capture) -> None
     [
         (["--split", "tset"], "evaluation.split"),
         (["--task", "sudko"], "Did you mean 'sudoku'?"),
-        (["--run", "gone"], "gone/config.yaml"),
+        (["--run", "gone"], "gone is neither a run directory"),
         (["--run", "gone", "--model", "x"], "--run"),
     ],
 )

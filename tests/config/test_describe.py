@@ -20,7 +20,7 @@ def test_description_goes_into_nested_settings() -> None:
 
 
 def test_description_marks_what_is_required() -> None:
-    assert "gen_length: int (> 0); required" in describe_plugin(SAMPLERS, "roar")
+    assert "gen_length: int (> 0, ≤ 1000000); required" in describe_plugin(SAMPLERS, "roar")
 
 
 def test_description_of_an_objective_shows_its_default_parts() -> None:

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from dmpo.config.layers import assigned, leaf_sources, merged, plain, sourced, stacked
 from dmpo.errors import ConfigError
 
-VALUES = st.dictionaries(
-    st.sampled_from("abc"),
-    st.integers() | st.dictionaries(st.sampled_from("xyz"), st.integers(), max_size=2),
-    max_size=3,
+PARTS = st.dictionaries(st.sampled_from("xyz"), st.integers(), max_size=2)
+VALUES = st.fixed_dictionaries(
+    {}, optional={"a": st.integers(), "b": st.none() | st.integers(), "c": PARTS, "d": PARTS}
 )
 
 
@@ -34,7 +33,18 @@ def test_upper_layer_wins_leaf_by_leaf(lower: dict[str, Any], upper: dict[str, A
     assert plain(stacked(tree, sourced(upper, "high"))) == plain(tree)
 
 
+def test_parts_of_a_plain_value_cannot_be_set() -> None:
+    with pytest.raises(ConfigError, match=r"a\.x: a has no parts, it is 3 \(from low\)"):
+        over({"a": 3}, {"a": {"x": 1}})
+    assert over({"a": None}, {"a": {"x": 1}}) == {"a": {"x": 1}}
+
+
+def test_list_over_a_section_replaces_it() -> None:
+    assert over({"task": "sudoku"}, {"task": [1]}) == {"task": [1]}
+
+
 def test_shorthand_is_a_section_with_a_name() -> None:
+    assert plain(sourced({"rewards": {"name": "task"}}, "s")) == {"rewards": [{"name": "task"}]}
     assert plain(sourced({"baseline": "model"}, "s")) == {"baseline": {"name": "model"}}
     assert plain(sourced({"rewards": "task"}, "s")) == {"rewards": [{"name": "task"}]}
     assert plain(sourced({"policy": {"model": "x"}}, "s")) == {"policy": {"model": "x"}}

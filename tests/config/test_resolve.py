@@ -107,7 +107,10 @@ def test_function_reward_is_named_by_its_target() -> None:
         ("trainin.num_steps=1", r"^trainin: unknown key; .*Did you mean 'training'\? \(from"),
         ("training.num_step=1", r"^training\.num_step: unknown key; .*'num_steps'\? \(from --set"),
         ("evaluation.splitt=a", r"^evaluation\.splitt: unknown key; .*'split'"),
-        ("weights.alpa=1", r"^weights\.alpa: unknown key; .*'alpha'\? \(from --set\)"),
+        (
+            "weights.alpa=1",
+            r"^weights\.alpa: unknown key of weights 'tilted'; .*'alpha'\? \(from --set\)",
+        ),
         (
             "evaluation.sampler.temprature=1",
             r"^evaluation\.sampler\.temprature: unk.*'temperature'",

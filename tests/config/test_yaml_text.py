@@ -70,7 +70,7 @@ def test_bad_yaml_is_an_error_of_one_line(text: str) -> None:
 def test_file_without_a_mapping_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
-    with pytest.raises(ConfigError, match="found list"):
+    with pytest.raises(ConfigError, match="found a list"):
         read_yaml_file(path)
 
 

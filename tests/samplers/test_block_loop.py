@@ -241,7 +241,7 @@ BAD_SETTINGS = [
     ("roar", {"gen_length": 9, "block_length": 4}, "length 4 does not divide gen_length 9"),
     ("roar", {"gen_length": 8, "block_length": 2, "tokens_per_step": 3}, "3 exceeds .* 2 tok"),
     ("roar", {"gen_length": 0}, r"sampler\.gen_length: .* given 0"),
-    ("roar", {"gen_length": 8, "steps": 4}, r"sampler\.steps: unknown key; .*tokens_per_step"),
+    ("roar", {"gen_length": 8, "steps": 4}, r"sampler\.steps: unknown key .*tokens_per_step"),
     ("random", {}, r"sampler\.gen_length: required"),
     ("random", {"gen_length": 8, "block_length": 4, "steps": 3}, "steps 3 .* over 2 blocks"),
     ("low_confidence", {"gen_length": 8, "steps": 9}, "steps 9 exceed gen_length 8"),
