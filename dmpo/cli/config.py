@@ -15,13 +15,16 @@ from dmpo.cli.options import (
     Recipe,
     Sets,
     command_layer,
+    path,
     settings_layers,
+    show_help,
 )
 from dmpo.config.layers import Tree
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Show, describe and check settings.", no_args_is_help=True)
+app = typer.Typer(help="Show, describe and check settings.")
+app.callback(invoke_without_command=True)(show_help)
 
 
 @app.command("show", context_settings=SETTINGS_CONTEXT)
@@ -55,7 +58,11 @@ def schema() -> None:
 
 
 @app.command("validate")
-def validate(file: Annotated[Path, typer.Argument(help="A YAML file of settings.")]) -> None:
+def validate(
+    file: Annotated[
+        Path, typer.Argument(parser=path, metavar="<path>", help="A YAML file of settings.")
+    ],
+) -> None:
     """Check a settings file, with what it extends."""
     from dmpo.config.recipes import file_chain
 

@@ -13,10 +13,13 @@ from dmpo.cli.options import (
     Debug,
     Output,
     Recipe,
+    Seed,
     Sets,
     command_layer,
     free_directory,
+    path,
     settings_layers,
+    whole_number,
 )
 
 __all__ = ["evaluate"]
@@ -28,7 +31,11 @@ def evaluate(
     config: ConfigFile = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="A run directory, or a checkpoint in it: its settings and weights."),
+        typer.Option(
+            parser=path,
+            metavar="<path>",
+            help="A run directory, or a checkpoint in it: its settings and weights.",
+        ),
     ] = None,
     sets: Sets = None,
     policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
@@ -36,11 +43,17 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Where problems come from.")] = None,
     split: Annotated[str | None, typer.Option(help="test or validation.")] = None,
     num_examples: Annotated[
-        int | None, typer.Option(help="The first so many problems of the split.")
+        int | None,
+        typer.Option(
+            parser=whole_number, metavar="<int>", help="The first so many problems of the split."
+        ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Completions of each problem.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="<int>", help="Completions of each problem."),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
+    seed: Seed = None,
     output: Output = None,
     debug: Debug = False,  # noqa: ARG001  (read by main)
 ) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
 from dmpo.cli import config, evaluate, generate, plugins, sft, train, version
-from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug
+from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug, show_help
 from dmpo.errors import DmpoError
 
 __all__ = ["app", "main"]
@@ -35,8 +39,7 @@ app.command("version")(version.version)
 
 @app.callback(invoke_without_command=True)
 def _root(context: Context, debug: Debug = False) -> None:  # noqa: ARG001
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    show_help(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,28 +54,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    command = typer.main.get_command(app)
+    _prepare_streams()
     try:
-        code = command.main(given, prog_name="dmpo", standalone_mode=False)
+        code = typer.main.get_command(app).main(given, prog_name="dmpo", standalone_mode=False)
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", INTERRUPTED, debug)
     except DmpoError as error:
         return _fail(str(error), error.exit_code, debug)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone; say nothing
+        _abandon(sys.stdout)  # whoever read the output has gone; say nothing
         return 1
-    except Exception as error:
+    except BaseException as error:  # a plugin's own sys.exit() among them
         if hasattr(error, "format_message"):  # a usage error of typer's, whose class is private
             return _fail(error.format_message(), USAGE_ERROR, debug)
         hint = "" if debug else " (--debug shows the traceback)"
-        return _fail(f"{type(error).__name__}: {error}{hint}", 1, debug)
+        return _fail(_described(error) + hint, 1, debug)
     if code == INTERRUPTED:  # newer typers turn the interrupt into an exit code of their own
         return _fail("interrupted.", INTERRUPTED, debug)
     return code if isinstance(code, int) else 0
 
 
+def _prepare_streams() -> None:
+    """Make the standard streams ones that can be written to, whatever they were at the start.
+
+    Closed ones lead nowhere. A character that the terminal's encoding lacks becomes a question
+    mark there, rather than an error.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _described(error: BaseException) -> str:
+    """Return an error that is none of the library's in words."""
+    if isinstance(error, OSError):
+        if _is_stuck(sys.stdout):
+            _abandon(sys.stdout)
+            return f"standard output: cannot be written: {error.strerror}."
+        if error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}."
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_stuck(stream: TextIO) -> bool:
+    """Return whether a stream holds something that it cannot get rid of."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what is left in a stream go nowhere, so that the end of the process says nothing."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug and sys.exc_info()[0] is not None:
-        traceback.print_exc()
-    typer.echo(f"dmpo: error: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    try:
+        if debug and sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        typer.echo(f"dmpo: error: {shown}", err=True)
+    except OSError:
+        _abandon(sys.stderr)  # nobody can be told; the exit code remains
     return code

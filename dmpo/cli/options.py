@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +25,17 @@ __all__ = [
     "Debug",
     "Output",
     "Recipe",
+    "Seed",
     "Sets",
+    "Steps",
+    "check_writable",
     "command_layer",
     "free_directory",
+    "path",
+    "real_number",
     "settings_layers",
+    "show_help",
+    "whole_number",
 ]
 
 SETTINGS_CONTEXT: dict[str, Any] = {
@@ -35,18 +44,81 @@ SETTINGS_CONTEXT: dict[str, Any] = {
 }
 """Lets a command see ``--likelihood.eos answer``, which no option declares."""
 
+MAX_DIGITS = 18
+"""Of a whole number on the command line, as in a settings file."""
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number that a flag was given.
+
+    Raises:
+        BadParameter: If it is none, or has more digits than 64 bits hold.
+    """
+    if not re.fullmatch(r"[-+]?[0-9]+", text):
+        raise typer.BadParameter(f"{text!r} is not a whole number.")
+    digits = text.lstrip("+-0")
+    if len(digits) > MAX_DIGITS:
+        raise typer.BadParameter(
+            f"{digits[:MAX_DIGITS]}… has {len(digits)} digits; at most {MAX_DIGITS} are accepted."
+        )
+    return int(text)
+
+
+def real_number(text: str) -> float:
+    """Return the number that a flag was given.
+
+    Raises:
+        BadParameter: If it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number.") from None
+
+
+def path(text: str) -> Path:
+    """Return a path.
+
+    Raises:
+        BadParameter: If it is empty, which the system would take for the current directory.
+    """
+    if not text.strip():
+        raise typer.BadParameter("it is empty; give a path.")
+    return Path(text)
+
+
 Recipe = Annotated[
     str | None, typer.Option("--recipe", help="A shipped recipe's name, or a path to one.")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="A YAML file of settings; may extend a recipe.")
+    Path | None,
+    typer.Option(
+        "--config",
+        parser=path,
+        metavar="<path>",
+        help="A YAML file of settings; may extend a recipe.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted path; repeatable."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", help="Where to write; must not exist, or be empty.")
+    Path | None,
+    typer.Option(
+        "--output",
+        parser=path,
+        metavar="<path>",
+        help="Where to write; must not exist, or be empty.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", parser=whole_number, metavar="<int>", help="Seed of everything random."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", parser=whole_number, metavar="<int>", help="Gradient steps in all."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -91,7 +163,7 @@ def settings_layers(
     layers: list[Tree] = []
     label, description = "", ""
     if recipe is not None or config is None:
-        label = recipe or default_recipe
+        label = default_recipe if recipe is None else recipe
         chain = recipe_chain(label)
         layers += chain.layers
         description = chain.description
@@ -106,16 +178,41 @@ def free_directory(output: Path | None, label: str) -> Path:
     """Return the directory to write to: ``output``, or a new one under ``runs``.
 
     Raises:
-        ConfigError: If it exists and is not an empty directory.
+        ConfigError: If it exists and is not an empty directory, or cannot be written.
     """
     from dmpo.errors import ConfigError
 
     if output is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(label).stem}-{stamp}"
+    check_writable(output, "--output")
     # A run that was killed at its very start leaves its lock.
     if output.exists() and not (
         output.is_dir() and all(p.name == ".lock" for p in output.iterdir())
     ):
         raise ConfigError(f"--output: {output} exists already; name one that does not.")
     return output
+
+
+def check_writable(output: Path, flag: str) -> None:
+    """Find out before any work whether something can be written at ``output``.
+
+    Raises:
+        ConfigError: If it lies below a file or in a directory that may not be written to.
+    """
+    from dmpo.errors import ConfigError
+
+    try:
+        existing = next(p for p in (output, *output.absolute().parents) if p.exists())
+    except OSError as error:
+        raise ConfigError(f"{flag}: {output} cannot be made: {error.strerror}.") from None
+    if existing != output and not existing.is_dir():
+        raise ConfigError(f"{flag}: {output} cannot be made: {existing} is not a directory.")
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"{flag}: {output} cannot be made: {existing} may not be written to.")
+
+
+def show_help(context: Context) -> None:
+    """Print the help of a group that was called without a command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

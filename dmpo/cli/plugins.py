@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from dmpo.cli.options import show_help
+
 __all__ = ["app"]
 
-app = typer.Typer(help="List and describe plugins.", no_args_is_help=True)
+app = typer.Typer(help="List and describe plugins.")
+app.callback(invoke_without_command=True)(show_help)
 
 
 @app.command("list")
@@ -21,7 +24,7 @@ def list_plugins() -> None:
         broken = registry.broken()
         width = max((len(name) for name in registry.names()), default=0)
         for name, entry in registry.entries().items():
-            reason = f"  BROKEN: {broken[name]}" if name in broken else ""
+            reason = f"  BROKEN: {' '.join(broken[name].split())}" if name in broken else ""
             typer.echo(f"  {name:<{width}}  {entry.distribution}{reason}")
 
 

@@ -12,7 +12,9 @@ from dmpo.cli.options import (
     Debug,
     Output,
     Recipe,
+    Seed,
     Sets,
+    Steps,
     command_layer,
     free_directory,
     settings_layers,
@@ -28,8 +30,8 @@ def sft(
     sets: Sets = None,
     policy: Annotated[str | None, typer.Option(help="Backbone family: what is trained.")] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps in all.")] = None,
+    seed: Seed = None,
+    steps: Steps = None,
     output: Output = None,
     debug: Debug = False,  # noqa: ARG001  (read by main)
 ) -> None:

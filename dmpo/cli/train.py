@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,12 @@ from dmpo.cli.options import (
     Debug,
     Output,
     Recipe,
+    Seed,
     Sets,
+    Steps,
     command_layer,
     free_directory,
+    real_number,
     settings_layers,
 )
 
@@ -42,9 +46,12 @@ def train(
     weights: Annotated[str | None, typer.Option(help="How rewards become weights.")] = None,
     baseline: Annotated[str | None, typer.Option(help="What is subtracted from them.")] = None,
     objective: Annotated[str | None, typer.Option(help="What is minimised.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps in all.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(parser=real_number, metavar="<float>", help="Stop after so long."),
+    ] = None,
     output: Output = None,
     resume: Annotated[
         str | None,
@@ -136,7 +143,7 @@ def _say_changes(resumption: Any, config: Any) -> None:
     from dmpo.cli.results import is_main_process, say
     from dmpo.config.runs import check_changes, saved_config, settings_changes
 
-    before = saved_config(resumption.run)
+    before = saved_config(resumption)
     changes = settings_changes(before, config)
     check_changes(changes, before)
     if is_main_process():
@@ -198,7 +205,8 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     if is_main_process():
         say("policy", parts.policy.describe())
     console = Console(highlight=False)
-    view = PlainView(console) if plain or not console.is_terminal else LiveView(console)
+    is_watched = console.is_terminal and is_main_process()
+    view = LiveView(console) if is_watched and not plain else PlainView(console)
     with Interruption(say_stopping) as interruption:
         trainer = Trainer(
             parts,
@@ -219,7 +227,7 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
         return
     if finished.reason == "interrupted":
         say("saved in", str(finished.checkpoint))
-        say("go on with", f"dmpo train --resume {directory}")
+        say("go on with", f"dmpo train --resume {shlex.quote(str(directory))}")
         return
     print_evaluations(console, directory)
     say("saved in", str(directory))

@@ -47,7 +47,7 @@ def test_command_alone_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "text"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["train", "--steps", "many"], "integer"),
+        (["train", "--steps", "many"], "'--steps': 'many' is not a whole number."),
         (["train", "--baselin", "mean"], "Did you mean '--baseline'?"),
         (["plugins", "shwo"], "show"),
         (["plugins", "show"], "Missing argument"),
