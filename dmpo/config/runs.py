@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpo.config.layers import leaf_sources, plain, sourced
+from dmpo.config.layers import leaf_sources, sourced
 from dmpo.config.recipes import file_chain
 from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
 from dmpo.errors import ConfigError
 from dmpo.training.checkpoint import verify_checkpoint
-from dmpo.training.run_directory import newest_checkpoint
+from dmpo.training.run_directory import list_checkpoints, newest_checkpoint
 
 __all__ = [
     "FREE_SETTINGS",
@@ -81,7 +81,8 @@ def find_resumption(path: Path, field: str = "--resume") -> Resumption:
         ConfigError: If it is neither.
         CheckpointError: If the named checkpoint is damaged, or all of the run's are.
     """
-    if path.parent.name == "checkpoints" and path.is_dir():
+    place = path.resolve()
+    if place.parent.name == "checkpoints" and place in list_checkpoints(place.parents[1]):
         verify_checkpoint(path)
         return Resumption(run=path.parent.parent, checkpoint=path, skipped=())
     if not (path / "config.yaml").is_file():
@@ -93,13 +94,15 @@ def find_resumption(path: Path, field: str = "--resume") -> Resumption:
     return Resumption(run=path, checkpoint=checkpoint, skipped=tuple(skipped))
 
 
-def saved_config(run: Path) -> RunConfig:
-    """Return the settings that a run was started with.
+def saved_config(resumption: Resumption) -> RunConfig:
+    """Return the settings that a run had, as its checkpoint tells: config.yaml may be edited.
 
     Raises:
         ConfigError: If config.yaml is damaged.
     """
-    return resolve_run(file_chain(run / "config.yaml").layers).config
+    kept = (resumption.checkpoint or resumption.run) / "config.yaml"
+    file = kept if kept.is_file() else resumption.run / "config.yaml"
+    return resolve_run(file_chain(file).layers).config
 
 
 def settings_changes(before: RunConfig, after: RunConfig) -> list[Change]:
@@ -139,10 +142,10 @@ def _is_free(path: str, config: RunConfig) -> bool:
 
 
 def _leaves(config: RunConfig) -> dict[str, Any]:
-    tree = sourced(config.model_dump(mode="json"), "")
+    plain = config.model_dump(mode="json")
     values: dict[str, Any] = {}
-    for path in leaf_sources(tree):
-        value: Any = plain(tree)
+    for path in leaf_sources(sourced(plain, "")):
+        value: Any = plain
         for part in path.split("."):
             value = value[int(part)] if isinstance(value, list) else value[part]
         values[path] = value

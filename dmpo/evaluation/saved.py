@@ -12,22 +12,21 @@ from dmpo.errors import DataError
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.figures import Figure
 from dmpo.evaluation.table import evaluation_json, evaluation_markdown
+from dmpo.files import replace_text
 
 __all__ = ["read_tables", "write_completions", "write_tables"]
 
 
 def write_completions(path: Path, result: EvaluationResult) -> None:
     """Write every completion with its answer and grades; makes missing folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for completion in result.completions:
-            file.write(json.dumps(asdict(completion), ensure_ascii=False) + "\n")
+    lines = (json.dumps(asdict(each), ensure_ascii=False) for each in result.completions)
+    replace_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_tables(directory: Path, results: Mapping[str, EvaluationResult]) -> None:
     """Write evaluation.json and evaluation.md, a column for each named result."""
-    (directory / "evaluation.json").write_text(evaluation_json(results), encoding="utf-8")
-    (directory / "evaluation.md").write_text(evaluation_markdown(results), encoding="utf-8")
+    replace_text(directory / "evaluation.json", evaluation_json(results))
+    replace_text(directory / "evaluation.md", evaluation_markdown(results))
 
 
 def read_tables(directory: Path) -> dict[str, EvaluationResult]:

@@ -4,6 +4,7 @@
       policy/                 what ``policy.save`` writes: the official layout, or the adapter
       optimizer.*             optimizer and schedule
       rank-00000.*            the buffer of each rank, if the checkpoint lies within one
+      config.yaml             the run's settings
       state.json              steps, cursor, meters, and what the run was
       manifest.json           size and SHA-256 of each of these
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from dmpo.errors import CheckpointError
-from dmpo.files import writing
+from dmpo.files import flush, writing
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Experience
 from dmpo.training.state_files import read_state, write_state
@@ -63,9 +63,9 @@ class Progress:
     skipped_in_a_row: int = 0
     """Those of them that came last, one after the other."""
     seconds: float = 0.0
-    """Seconds of training, evaluations not counted."""
+    """Seconds of training, evaluations and checkpoints not counted."""
     model_tokens: int = 0
-    """Model tokens of this rank: forward 1, backward 2 more; no evaluation."""
+    """Model tokens, mean over ranks: forward 1, backward 2 more; no evaluation."""
 
 
 def partial_path(final: Path) -> Path:
@@ -104,6 +104,7 @@ def save_shared(
     scheduler: Any,
     progress: Progress,
     run: dict[str, Any],
+    config_text: str = "",
 ) -> None:
     """Write what all ranks share; only the main process does.
 
@@ -113,11 +114,14 @@ def save_shared(
         optimizer: With ``state_dict``.
         scheduler: With ``state_dict``.
         progress: How far the run has come.
-        run: What must be the same to go on: seed, number of processes, sizes.
+        run: What must be the same to go on: seed, problems, number of processes, sizes.
+        config_text: The resolved configuration; empty: none is written.
     """
     policy.save(partial / "policy")
     engine = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
     write_state(partial / "optimizer", engine)
+    if config_text:
+        (partial / "config.yaml").write_text(config_text, encoding="utf-8")
     state = {"format": FORMAT, "progress": asdict(progress), "run": run}
     (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
@@ -140,12 +144,12 @@ def commit_checkpoint(final: Path) -> None:
     manifest = partial / "manifest.json"
     manifest.write_text(text, encoding="utf-8")
     for path in (*files, manifest, *{file.parent for file in files}, partial):
-        _flush(path)
+        flush(path)
     removed = final.with_name(f".{final.name}{REMOVED}")
     if final.exists():  # a damaged one of the same step
         final.rename(removed)
     partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     shutil.rmtree(removed, ignore_errors=True)
 
 
@@ -174,7 +178,11 @@ def verify_checkpoint(path: Path) -> None:
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: {name} is missing.")
-        if file.stat().st_size != size or _sha256(file) != sha256:
+        try:
+            is_whole = file.stat().st_size == size and _sha256(file) == sha256
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {error.strerror}.") from error
+        if not is_whole:
             raise CheckpointError(f"{path}: {name} differs from the manifest.")
 
 
@@ -215,12 +223,3 @@ def load_checkpoint(
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file or folder to disk, so that a power cut does not undo it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

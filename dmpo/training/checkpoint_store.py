@@ -23,7 +23,8 @@ class CheckpointStore:
         directory: Where they lie; claimed by the main process.
         engine: Optimizer and schedule, and the other processes.
         policy: The current policy.
-        run: What must be the same for a run to go on: seed and sizes.
+        run: What must be the same for a run to go on: seed, problems, sizes.
+        config_text: The resolved configuration, kept in each checkpoint; may be empty.
         keep: Newest checkpoints that are kept.
     """
 
@@ -33,7 +34,8 @@ class CheckpointStore:
         engine: Engine,
         policy: DiffusionPolicy,
         *,
-        run: dict[str, int],
+        run: dict[str, int | str],
+        config_text: str,
         keep: int,
     ) -> None:
         """Keep the parts; nothing is read or written yet."""
@@ -41,6 +43,7 @@ class CheckpointStore:
         self._engine = engine
         self._policy = policy
         self._run = {**run, "processes": engine.num_ranks}
+        self._config_text = config_text
         self._keep = keep
         self._last: Path | None = None
 
@@ -70,14 +73,16 @@ class CheckpointStore:
                     scheduler=engine.scheduler,
                     progress=progress,
                     run=self._run,
+                    config_text=self._config_text,
                 )
             checkpoint.save_buffer(partial, engine.rank, buffer)
             engine.wait()
             if engine.is_main:
+                self._directory.flush()
                 checkpoint.commit_checkpoint(path)
         self._last = path
         if engine.is_main:
-            self._directory.prune(self._keep)
+            self._directory.prune(self._keep, written=path)
         return path
 
     def load(self, path: Path) -> tuple[Progress, Experience | None]:

@@ -7,11 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, final
+from typing import Any, TypeVar, final
 
-__all__ = ["Interruption"]
+__all__ = ["Abandoned", "Interruption"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Result = TypeVar("Result")
+
+
+class Abandoned(KeyboardInterrupt):
+    """Raised by a third SIGINT inside what was held: the state of the run is not to be trusted."""
 
 
 class _Broken(BaseException):
@@ -23,8 +29,9 @@ class Interruption:
     """Turns SIGINT and SIGTERM into a request that a loop reads between two steps.
 
     The first signal only asks. A further SIGINT raises :class:`KeyboardInterrupt`: at once, or,
-    where a step is being completed or a checkpoint written, right after that (a third one does
-    not wait). Further SIGTERMs are ignored: launchers repeat them.
+    where a step is being completed or a checkpoint written, right after that. A third one does
+    not wait there and raises :class:`Abandoned`. Further SIGTERMs are ignored: launchers repeat
+    them.
 
     Signals are taken over between entering and leaving the context, in the main thread alone;
     without a context it never asks for anything.
@@ -72,20 +79,21 @@ class Interruption:
         if pending:
             raise KeyboardInterrupt
 
-    @contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Break off what is inside at the first signal, and go on behind it.
+    def broken_off(self, work: Callable[[], Result]) -> Result | None:
+        """Return what ``work`` returns, or None as soon as the first signal comes.
 
-        For what leaves no trace until it is complete, such as an evaluation.
+        For what leaves no trace until it is complete, such as an evaluation. A function, not a
+        context: a signal may come at any instruction, and a context has some outside of its
+        ``try``.
         """
-        try:  # the outer one: a signal may come at any line of this function, too
-            self._is_breakable = self._signal is None
+        try:
             try:
-                yield
+                self._is_breakable = self._signal is None
+                return work()
             finally:
                 self._is_breakable = False
         except _Broken:
-            pass
+            return None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         is_first = self._signal is None
@@ -100,5 +108,5 @@ class Interruption:
             if self._is_held and not self._is_pending:
                 self._is_pending = True
                 return
-            self._is_pending = False
-            raise KeyboardInterrupt
+            is_abandoned, self._is_pending = self._is_held, False
+            raise Abandoned if is_abandoned else KeyboardInterrupt

@@ -65,7 +65,7 @@ METRICS: Mapping[str, str] = {
     "tokens/model_total": "Model tokens since the beginning.",
     "tokens/per_second": "Model tokens per second since the last line; no evaluation.",
     "time/<phase>": "Seconds of a phase since the last line.",
-    "time/total": "Seconds of training since the beginning; no evaluation.",
+    "time/total": "Seconds of training since the beginning; no evaluation, no checkpoint.",
 }
 """Every metric that a step may carry and what it means; objectives add their own."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import torch
 
+from dmpo.records import Example
 from dmpo.training.randomness import generator_for
 
-__all__ = ["prompt_indices"]
+__all__ = ["fingerprint", "prompt_indices"]
 
 
 def prompt_indices(num_examples: int, *, seed: int, cursor: int, count: int) -> list[int]:
@@ -31,3 +35,15 @@ def prompt_indices(num_examples: int, *, seed: int, cursor: int, count: int) -> 
         order = torch.randperm(num_examples, generator=generator)
         indices += order[offset : offset + count - len(indices)].tolist()
     return indices
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Return 16 hexadecimal digits that tell one training split from another, by its prompts.
+
+    Args:
+        examples: The split, in its order.
+    """
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{len(example.prompt)} {example.prompt}".encode())
+    return digest.hexdigest()[:16]

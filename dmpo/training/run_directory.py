@@ -11,8 +11,8 @@ from typing import Any, final
 
 from filelock import FileLock, Timeout
 
-from dmpo.errors import CheckpointError, ConfigError, OutputError
-from dmpo.files import replace_text, writing
+from dmpo.errors import CheckpointError, ConfigError
+from dmpo.files import flush, read_lines, replace_text, writing
 from dmpo.training.checkpoint import PARTIAL, REMOVED, verify_checkpoint
 
 __all__ = ["RunDirectory", "checkpoint_path", "list_checkpoints", "newest_checkpoint"]
@@ -95,9 +95,9 @@ class RunDirectory:
     def go_back(self, step: int) -> None:
         """Forget what was written after ``step``, so that going on writes it once.
 
-        Lines of metrics.jsonl and samples.jsonl are cut off, evaluations dropped, unfinished
-        checkpoints removed; whole or damaged ones of later steps are renamed to end in
-        ``.aside`` and never used nor removed again.
+        Lines of metrics.jsonl and samples.jsonl are cut off, later evaluations and unfinished
+        checkpoints removed; finished checkpoints of later steps are renamed to end in ``.aside``
+        and not used again (going back past the same step once more replaces them).
 
         Args:
             step: Gradient steps taken when the checkpoint was made; 0: a beginning.
@@ -114,18 +114,44 @@ class RunDirectory:
             for ending in (PARTIAL, REMOVED):
                 for path in (self.path / "checkpoints").glob(f".*{ending}"):
                     shutil.rmtree(path, ignore_errors=True)
+            for path in (self.path / "evaluations").glob("step-*.jsonl"):
+                if _step(path.with_suffix("")) > step:
+                    path.unlink()
         _keep_lines(self.path / "metrics.jsonl", lambda record: record["step"] <= step)
         # A sample is booked on the step before its buffer's first: a buffer of this very step
         # is filled again.
         _keep_lines(self.path / "samples.jsonl", lambda record: record["step"] < step)
 
-    def prune(self, keep: int) -> None:
-        """Remove all checkpoints but the newest ``keep``; never the newest that is whole."""
+    def check_unused(self) -> None:
+        """Refuse a folder with checkpoints, for a run that does not go on from one.
+
+        Raises:
+            ConfigError: If there are checkpoints.
+        """
+        if found := list_checkpoints(self.path):
+            raise ConfigError(
+                f"--output: {self.path} holds checkpoints of a run ({found[-1].name}); go on with "
+                f"it (--resume {self.path}), or name another directory."
+            )
+
+    def flush(self) -> None:
+        """Have the system write the lines so far to disk, so that a power cut keeps them."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if (self.path / name).exists():
+                flush(self.path / name)
+
+    def prune(self, keep: int, *, written: Path | None = None) -> None:
+        """Remove all checkpoints but the newest ``keep``; never the newest that is whole.
+
+        Args:
+            keep: At least 1.
+            written: One that was written this moment and needs no second look.
+        """
         checkpoints = list_checkpoints(self.path)
         kept, old = checkpoints[-keep:], checkpoints[:-keep]
         if not old:
             return
-        if not any(_is_whole(path) for path in reversed(kept)):
+        if written not in kept and not any(_is_whole(path) for path in reversed(kept)):
             old = [path for path in old if path != next(filter(_is_whole, reversed(old)), None)]
         for path in old:
             # Renamed first: a kill in between leaves nothing that looks like a checkpoint.
@@ -151,18 +177,15 @@ def _keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
     """Keep the first lines, up to the first that is unreadable or not to be kept."""
     if not path.exists():
         return
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror}.") from error
     kept = []
-    for line in lines:
+    for line in read_lines(path):
         try:
-            record = json.loads(line)
-            if not is_kept(record):
+            if not is_kept(json.loads(line)):
                 break
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line)
-    if len(kept) < len(lines):
-        replace_text(path, "".join(f"{line}\n" for line in kept))
+    text = "".join(f"{line}\n" for line in kept)
+    # Compared as bytes: a last line may be whole and lack its line break.
+    if path.read_bytes() != text.encode():
+        replace_text(path, text)

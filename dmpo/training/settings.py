@@ -16,7 +16,7 @@ class TrainingSettings(OptimizationSettings):
         None,
         gt=0,
         description="Stop, at the next buffer, after this many seconds of training "
-        "(evaluations not counted); null: num_steps alone decides.",
+        "(evaluations and checkpoints not counted); null: num_steps alone decides.",
     )
     prompts_per_buffer: PositiveInt = Field(
         16, description="B, prompts per buffer, all ranks together."
@@ -26,7 +26,7 @@ class TrainingSettings(OptimizationSettings):
     micro_batch_rows: PositiveInt | None = Field(
         None,
         description="Rollouts per forward and backward pass, at most; null: the whole buffer. "
-        "Changes memory and speed, never the result.",
+        "Changes memory and speed; the result only by rounding and by where dropout falls.",
     )
     rows_per_forward: PositiveInt = Field(
         128, description="Rollouts per forward pass where no gradient is taken, at most."
@@ -52,3 +52,15 @@ class TrainingSettings(OptimizationSettings):
                 f"{self.rollouts_per_prompt}: a group is sampled in one pass."
             )
         return self
+
+    def seconds_left(self, step: int, seconds: float) -> float:
+        """Return the estimated seconds of training to come, by whichever limit comes first.
+
+        Args:
+            step: Gradient steps taken.
+            seconds: Seconds that they took.
+        """
+        by_steps = (self.num_steps - step) * seconds / max(1, step)
+        if self.max_seconds is None:
+            return by_steps
+        return max(0.0, min(by_steps, self.max_seconds - seconds))

@@ -162,7 +162,7 @@ class SftTrainer:
         for step in range(settings.num_steps):
             loss, update = self._gradient_step(step)
             losses.append(loss)
-            stops = self._engine.is_true_anywhere(self._interruption.signal is not None)
+            stops = self._is_interrupted()
             if self._skipped_in_a_row >= settings.max_skipped_in_a_row:
                 self._save()
                 raise divergence(self._skipped_in_a_row, self._directory.path)
@@ -245,6 +245,9 @@ class SftTrainer:
         for observer in self._observers:
             observer.notify(event)
 
+    def _is_interrupted(self) -> bool:
+        return self._engine.is_true_anywhere(self._interruption.signal is not None)
+
     def _save(self) -> None:
         self._engine.wait()
         if self._engine.is_main:
@@ -254,10 +257,14 @@ class SftTrainer:
     def _measure(self) -> dict[str, EvaluationResult]:
         results: dict[str, EvaluationResult] = {}
         for name, task in self._tasks.items():
-            if task.evaluator is None or self._interruption.signal is not None:
+            if task.evaluator is None or self._is_interrupted():
                 continue
             generator = generator_for(self._seed, 0, 0, "evaluation")
-            results[name] = task.evaluator.evaluate(self._policy, generator)
+            work = functools.partial(task.evaluator.evaluate, self._policy, generator)
+            is_alone = self._engine.num_ranks == 1
+            result = self._interruption.broken_off(work) if is_alone else work()
+            if result is not None:
+                results[name] = result
         if self._engine.is_main and results:
             write_tables(self._directory.path, results)
         return results

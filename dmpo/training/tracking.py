@@ -19,8 +19,10 @@ from typing import Any, final
 import torch
 from accelerate import Accelerator
 
+from dmpo.errors import DataError
+from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.saved import read_tables, write_completions, write_tables
-from dmpo.files import append_line, replace_text, writing
+from dmpo.files import append_line, read_lines, replace_text, writing
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
 
 __all__ = ["Tracker", "environment_record"]
@@ -84,11 +86,11 @@ class Tracker:
         self._sample_every = sample_every
         self._next_sample = _last_sampled(run_directory) + sample_every if first_step else 0
         # An evaluation of this very step is made again: the checkpoint is older than it.
-        self._evaluations = {
-            heading: result
-            for heading, result in read_tables(run_directory).items()
-            if int(heading.removeprefix("step ")) < first_step
-        }
+        earlier = [f"step {step}" for step in range(first_step)]
+        found = _saved_evaluations(run_directory) if first_step else {}
+        self._evaluations = {heading: found[heading] for heading in earlier if heading in found}
+        if self._evaluations.keys() != found.keys():
+            write_tables(run_directory, self._evaluations)
         if config_text:
             replace_text(run_directory / "config.yaml", config_text)
         self._write_environment(environment, first_step)
@@ -99,7 +101,7 @@ class Tracker:
                 )
 
     def notify(self, event: Event) -> None:
-        """Write what belongs to the event; every line is on disk before this returns."""
+        """Write what belongs to the event; a kill after this returns loses none of it."""
         match event:
             case StepDone():
                 self._append("metrics.jsonl", {"step": event.step, **event.metrics})
@@ -145,10 +147,18 @@ class Tracker:
         replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _saved_evaluations(run_directory: Path) -> dict[str, EvaluationResult]:
+    """Return the tables of a run; none if they were damaged, which must not end a run."""
+    try:
+        return read_tables(run_directory)
+    except DataError:
+        return {}
+
+
 def _last_sampled(run_directory: Path) -> int:
     """Return the step of the last line of samples.jsonl; 0 if there is none."""
     path = run_directory / "samples.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_lines(path) if path.exists() else []
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 

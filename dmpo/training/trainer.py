@@ -9,7 +9,6 @@ What an objective does in these moments is its own affair; the loop knows none b
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Sequence
@@ -30,15 +29,15 @@ from dmpo.training import events
 from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
 from dmpo.training.engine import Engine, Update, divergence
-from dmpo.training.interruption import Interruption
+from dmpo.training.interruption import Abandoned, Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
     phase_metrics,
     step_metrics,
 )
-from dmpo.training.phases import PhaseMeter, model_tokens
-from dmpo.training.prompts import prompt_indices
+from dmpo.training.phases import Phase, PhaseMeter, model_tokens
+from dmpo.training.prompts import fingerprint, prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 from dmpo.training.rollout import sample_rollouts, unmasked_sample
 from dmpo.training.run_directory import RunDirectory
@@ -111,24 +110,27 @@ class Trainer:
         self._prompts_per_rank = self._engine.share(
             settings.prompts_per_buffer, "prompts_per_buffer"
         )
+        self._examples = parts.task.examples("train")
         self._checkpoints = CheckpointStore(
             self._directory,
             self._engine,
             parts.policy,
             run={
                 "seed": seed,
+                "problems": fingerprint(self._examples),
                 "prompts_per_buffer": settings.prompts_per_buffer,
                 "rollouts_per_prompt": settings.rollouts_per_prompt,
                 "updates_per_buffer": settings.updates_per_buffer,
             },
+            config_text=config_text,
             keep=settings.keep_checkpoints,
         )
-        self._examples = parts.task.examples("train")
         self._meter = PhaseMeter(parts.policy)
         self._interruption = interruption or Interruption()
         self._config_text = config_text
         self._command = command
         self._progress = Progress()
+        self._is_restored = False
         self._experience: Experience | None = None
         self._buffer_metrics: dict[str, float] = {}
         self._observers = tuple(observers) if self._engine.is_main else ()
@@ -147,6 +149,8 @@ class Trainer:
             return self._run()
         self._directory.claim()
         try:
+            if not self._is_restored:
+                self._directory.check_unused()
             self._directory.go_back(self._progress.step)
             tracker = self._tracker()
             self._observers = (tracker, *self._observers)
@@ -177,6 +181,8 @@ class Trainer:
                 if _is_due(self._progress.step, settings.evaluate_every):
                     self._evaluate()
             path = self.save()
+        except Abandoned:
+            raise
         except KeyboardInterrupt:
             if self._engine.num_ranks == 1:  # others would not come to save their part
                 self.save()
@@ -286,7 +292,7 @@ class Trainer:
             skipped_steps=before.skipped_steps + update.is_skipped,
             skipped_in_a_row=before.skipped_in_a_row + 1 if update.is_skipped else 0,
             seconds=before.seconds + seconds,
-            model_tokens=before.model_tokens + model_tokens(phase_tokens),
+            model_tokens=before.model_tokens + self._mean_tokens(phase_tokens),
         )
         self._progress = now
         totals = {"tokens/model_total": float(now.model_tokens), "time/total": now.seconds}
@@ -297,24 +303,26 @@ class Trainer:
                 num_steps=self._settings.num_steps,
                 metrics={**self._buffer_metrics, **metrics, **phases},
                 seconds=now.seconds,
-                seconds_left=seconds_left(now.step, now.seconds, self._settings),
+                seconds_left=self._settings.seconds_left(now.step, now.seconds),
             )
         )
 
+    def _mean_tokens(self, phase_tokens: dict[Phase, int]) -> int:
+        tokens = {"tokens": float(model_tokens(phase_tokens))}
+        return round(self._engine.mean(tokens)["tokens"])
+
     def _evaluate(self) -> None:
         """Measure the policy; a signal breaks it off, and it is made up for on resuming."""
-        if self._evaluator is None or self._interruption.signal is not None:
+        evaluator = self._evaluator
+        if evaluator is None or self._is_interrupted():
             return
         # Always the same draws: two evaluations differ by the policy alone.
         generator = generator_for(self._seed, 0, 0, "evaluation")
-        # Several processes meet inside their forward passes: none may leave alone.
-        may_break = self._engine.num_ranks == 1
-        result = None
-        with (
-            self._interruption.breakable() if may_break else contextlib.nullcontext(),
-            self._meter.phase("evaluation"),
-        ):
-            result = self._evaluator.evaluate(self._parts.policy, generator)
+        work = functools.partial(evaluator.evaluate, self._parts.policy, generator)
+        with self._meter.phase("evaluation"):
+            # Several processes meet inside their forward passes: none may leave alone.
+            is_alone = self._engine.num_ranks == 1
+            result = self._interruption.broken_off(work) if is_alone else work()
         if result is not None:
             self._emit(events.EvaluationDone(step=self._progress.step, result=result))
 
@@ -338,6 +346,7 @@ class Trainer:
         if self._engine.is_main:
             self._directory.claim()
         self._progress, self._experience = self._checkpoints.load(path)
+        self._is_restored = True
         if self._experience is not None:
             figures = buffer_metrics(self._experience, self._parts.task)
             self._buffer_metrics = self._engine.mean(figures)
@@ -385,14 +394,6 @@ class Trainer:
     def _emit(self, event: events.Event) -> None:
         for observer in self._observers:
             observer.notify(event)
-
-
-def seconds_left(step: int, seconds: float, settings: TrainingSettings) -> float:
-    """Return the estimated seconds of training to come, by whichever limit comes first."""
-    by_steps = (settings.num_steps - step) * seconds / max(1, step)
-    if settings.max_seconds is None:
-        return by_steps
-    return max(0.0, min(by_steps, settings.max_seconds - seconds))
 
 
 def _is_due(step: int, every: int | None) -> bool:

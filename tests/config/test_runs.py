@@ -53,13 +53,29 @@ def test_named_checkpoint_that_is_damaged_is_not_replaced_by_another(run: Path) 
         find_resumption(checkpoint(run, 10, "{"))
 
 
+def test_checkpoint_set_aside_is_not_gone_on_from(run: Path) -> None:
+    path = checkpoint(run, 5)
+    aside = path.rename(path.with_name("step-000005.aside"))
+    with pytest.raises(ConfigError, match="nor a checkpoint"):
+        find_resumption(aside)
+
+
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a run directory"):
         find_resumption(tmp_path)
 
 
 def test_settings_of_a_run_read_back_unchanged(run: Path) -> None:
-    assert settings_changes(saved_config(run), config()) == []
+    assert settings_changes(saved_config(find_resumption(run)), config()) == []
+
+
+def test_settings_are_those_of_the_checkpoint_where_the_runs_were_edited(run: Path) -> None:
+    path = checkpoint(run, 5)
+    (path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with (run / "config.yaml").open("a") as file:
+        file.write("seed: 7\n")
+    found = find_resumption(run)
+    assert saved_config(found).seed == 0
 
 
 def test_changes_name_path_and_both_values() -> None:

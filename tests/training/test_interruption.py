@@ -13,7 +13,7 @@ import pytest
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
 from dmpo.registry import SAMPLERS
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
-from dmpo.training.interruption import Interruption
+from dmpo.training.interruption import Abandoned, Interruption
 from dmpo.training.run_directory import newest_checkpoint
 from tests.training.runs import CountingTask, Recorder, small_settings, small_trainer
 
@@ -81,18 +81,16 @@ def test_third_sigint_does_not_wait() -> None:
         send(signal.SIGINT)
         with interruption.held():
             send(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Abandoned):
                 send(signal.SIGINT)
 
 
 def test_first_signal_breaks_off_what_may_be_broken() -> None:
     done = []
     with Interruption(done.append) as interruption:
-        with interruption.breakable():
-            send(signal.SIGINT)
-            done.append("inside")
-        done.append("behind")
-    assert done == ["SIGINT", "behind"]
+        assert interruption.broken_off(lambda: "whole") == "whole"
+        assert interruption.broken_off(lambda: (send(signal.SIGINT), done.append("inside"))) is None
+    assert done == ["SIGINT"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -126,6 +124,13 @@ def test_second_sigint_while_a_step_is_told_of_keeps_that_step(tmp_path: Path) -
     assert path is not None
     assert path.name == "step-000002"
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_third_sigint_leaves_no_checkpoint_of_a_step_it_cut(tmp_path: Path) -> None:
+    sender = Sender(at_step(2), (signal.SIGINT,) * 3)
+    with Interruption() as interruption, pytest.raises(Abandoned):
+        small_trainer(tmp_path, observers=[sender], interruption=interruption).train()
+    assert newest_checkpoint(tmp_path) == (None, [])
 
 
 def test_signal_breaks_off_an_evaluation_and_resuming_makes_up_for_it(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.training.prompts import prompt_indices
+from dmpo.records import Example
+from dmpo.training.prompts import fingerprint, prompt_indices
 
 
 def test_every_epoch_visits_each_example_once_in_another_order() -> None:
@@ -27,3 +28,10 @@ def test_two_buffers_are_what_one_twice_as_large_would_be(
 
     whole = take(cursor, first + second)
     assert take(cursor, first) + take(cursor + first, second) == whole
+
+
+def test_fingerprint_tells_splits_apart_by_prompts_and_their_order():
+    splits = (["a", "b"], ["b", "a"], ["ab"], ["a", "b", "c"], ["a", "b"])
+    prints = [fingerprint([Example(prompt=p, columns={}) for p in split]) for split in splits]
+    assert prints[0] == prints[-1]
+    assert len(set(prints)) == 4

@@ -89,6 +89,30 @@ def test_going_back_cuts_off_what_was_written_later(tmp_path: Path) -> None:
     assert steps_of(tmp_path / "samples.jsonl") == [0, 0]  # that of step 2 is filled again
 
 
+def test_lines_are_cut_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "text": "a\u2028b\x85c"}\n{"step": 2}', encoding="utf-8")
+    RunDirectory(tmp_path).go_back(2)
+    assert path.read_text(encoding="utf-8") == '{"step": 1, "text": "a\u2028b\x85c"}\n{"step": 2}\n'
+
+
+def test_going_back_removes_later_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "evaluations").mkdir()
+    for step in (0, 4, 8):
+        (tmp_path / "evaluations" / f"step-{step:06d}.jsonl").write_text("")
+    RunDirectory(tmp_path).go_back(4)
+    names = sorted(path.name for path in (tmp_path / "evaluations").iterdir())
+    assert names == ["step-000000.jsonl", "step-000004.jsonl"]
+
+
+def test_run_that_begins_leaves_another_runs_checkpoints_alone(tmp_path: Path) -> None:
+    small_trainer(tmp_path, small_settings(num_steps=1)).train()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"holds checkpoints of a run \(step-000001\)"):
+        small_trainer(tmp_path, small_settings(num_steps=1)).train()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_going_back_removes_what_was_not_finished(tmp_path: Path) -> None:
     kept = checkpoint(tmp_path, 3)
     for name in (".step-000004.partial", ".step-000001.removed"):
