@@ -51,7 +51,7 @@ docs: $(DEV)
 # Keeps the pins that still fit; delete constraints.txt first to move everything to its newest.
 constraints: $(DEV)
 	$(BIN)/python -m pip install --quiet uv
-	grep -hoE '^ *"reasoning-gym[^"]*"' $(PLUGINS) | tr -d '" ' > .venv/plugins.in
+	grep -hoE '"reasoning-gym[^"]*"' $(PLUGINS) | tr -d '" ' > .venv/plugins.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
 	  --no-header pyproject.toml .venv/plugins.in -o .venv/constraints.txt
 	cp .venv/constraints.txt constraints.txt

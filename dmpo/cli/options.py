@@ -31,6 +31,7 @@ __all__ = [
     "check_writable",
     "command_layer",
     "free_directory",
+    "run_directory",
     "path",
     "real_number",
     "settings_layers",
@@ -186,10 +187,7 @@ def free_directory(output: Path | None, label: str) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{Path(label).stem}-{stamp}"
     check_writable(output, "--output")
-    # A run that was killed at its very start leaves its lock.
-    if output.exists() and not (
-        output.is_dir() and all(p.name == ".lock" for p in output.iterdir())
-    ):
+    if output.exists() and not (output.is_dir() and all(map(_is_no_trace, output.iterdir()))):
         raise ConfigError(f"--output: {output} exists already; name one that does not.")
     return output
 
@@ -216,3 +214,29 @@ def show_help(context: Context) -> None:
     """Print the help of a group that was called without a command."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def run_directory(output: Path | None, label: str, *, is_written: bool = True) -> Path:
+    """Return the directory of a run, the same on every process.
+
+    Args:
+        output: As given; None: a new one under ``runs``.
+        label: Of the recipe; a part of the new one's name.
+        is_written: Whether anything will be written there.
+
+    Raises:
+        ConfigError: If it is taken, or several processes would each name their own.
+    """
+    from dmpo.cli.results import is_main_process, num_processes
+    from dmpo.errors import ConfigError
+
+    if num_processes() > 1 and output is None and is_written:
+        raise ConfigError("--output: several processes need one place; name it.")
+    if output is not None and not is_main_process():
+        return output
+    return free_directory(output, label)
+
+
+def _is_no_trace(path: Path) -> bool:
+    """Return whether this is what a run leaves that was killed at its very start."""
+    return path.name == ".lock" or path.name.endswith(".partial")

@@ -16,7 +16,7 @@ from dmpo.cli.options import (
     Sets,
     Steps,
     command_layer,
-    free_directory,
+    run_directory,
     settings_layers,
 )
 
@@ -57,7 +57,7 @@ def sft(
         flags={flag: (SETTING_FLAGS[flag], value) for flag, value in values.items()},
     )
     layers, label, description = settings_layers(recipe, config, default_recipe=DEFAULT_SFT_RECIPE)
-    directory = free_directory(output, label) if is_main_process() or output is None else output
+    directory = run_directory(output, label)
     resolved = resolve_sft([*layers, layer])
     settings = resolved.config
     tasks = build_sft_tasks(settings)
@@ -85,4 +85,6 @@ def sft(
     if is_main_process():
         for name, result in results.items():
             console.print(evaluation_table({name: result}))
+        if interruption.signal is not None:
+            say("stopped", "the policy is saved as it was; fine-tuning does not go on from it")
         say("saved in", str(directory))

@@ -21,6 +21,7 @@ from dmpo.cli.options import (
     command_layer,
     free_directory,
     real_number,
+    run_directory,
     settings_layers,
 )
 
@@ -108,7 +109,7 @@ def train(
     elif resume == "auto" and output is not None:
         directory = output
     else:
-        directory = _directory(output, label, dry_run=dry_run)
+        directory = run_directory(output, label, is_written=not dry_run)
     light = _checked_parts(resolved.config)
     if dry_run:
         _dry_run(resolved, light)
@@ -152,17 +153,6 @@ def _say_changes(resumption: Any, config: Any) -> None:
         for change in changes:
             say("changed", str(change))
         say("resume", str(resumption.checkpoint or "no checkpoint yet: from the beginning"))
-
-
-def _directory(output: Path | None, label: str, *, dry_run: bool) -> Path:
-    from dmpo.cli.results import is_main_process, num_processes
-    from dmpo.errors import ConfigError
-
-    if num_processes() > 1 and output is None and not dry_run:
-        raise ConfigError("--output: several processes need one place; name it.")
-    if output is not None and not is_main_process():
-        return output
-    return free_directory(output, label)
 
 
 def _checked_parts(config: Any) -> Any:

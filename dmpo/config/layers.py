@@ -123,7 +123,7 @@ def assigned(path: str, value: Any, source: str) -> Tree:
     """
     parts = tuple(path.split("."))
     if not all(parts):
-        raise ConfigError(f"{source}: {path!r} is not a dotted path such as training.steps.")
+        raise ConfigError(f"{source}: {path!r} is not a dotted path such as training.num_steps.")
     tree = sourced(value, source, parts)
     for part in reversed(parts):
         tree = {part: tree}
