@@ -102,11 +102,23 @@ def filling(directory: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         try:
-            yield beside
+            with _named_after(beside, directory):
+                yield beside
             for path in sorted(beside.iterdir()):
                 path.replace(directory / path.name)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named_after(beside: Path, directory: Path) -> Iterator[None]:
+    """Say what cannot be written by the name it was going to have."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(
+            str(error).replace(f"{beside}{os.sep}", f"{directory}{os.sep}")
+        ) from error
 
 
 @contextlib.contextmanager

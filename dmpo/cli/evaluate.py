@@ -101,12 +101,18 @@ def _evaluate(settings: Any, checkpoint: Path | None, directory: Path | None) ->
         build_task,
         place_on_accelerator,
     )
+    from dmpo.config.preflight import canvas_length, check_task
     from dmpo.evaluation.saved import write_completions, write_tables
     from dmpo.evaluation.table import evaluation_table
+    from dmpo.files import filling
     from dmpo.training.randomness import generator_for
 
-    evaluator = build_evaluator(settings.evaluation, build_task(settings.task))
+    task = build_task(settings.task)
+    evaluator = build_evaluator(settings.evaluation, task)
+    task.examples(settings.evaluation.split)  # what is wrong with them shows before a model loads
     policy = build_policy(settings.policy)
+    room = canvas_length(settings.evaluation.sampler)
+    check_task(policy, task, settings.evaluation, room=room, name="task")
     if checkpoint is not None:
         policy.load_weights(checkpoint / "policy")
     place_on_accelerator(policy)
@@ -116,8 +122,9 @@ def _evaluate(settings: Any, checkpoint: Path | None, directory: Path | None) ->
     typer.echo(f"{settings.policy.name} {shown} on {settings.task.name}")
     Console(highlight=False).print(evaluation_table(results))
     if directory is not None:
-        write_completions(directory / "completions.jsonl", result)
-        write_tables(directory, results)
+        with filling(directory) as folder:
+            write_completions(folder / "completions.jsonl", result)
+            write_tables(folder, results)
         typer.echo(f"saved in {directory}")
 
 

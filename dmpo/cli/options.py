@@ -30,6 +30,7 @@ __all__ = [
     "Steps",
     "check_writable",
     "command_layer",
+    "decoded",
     "free_directory",
     "run_directory",
     "path",
@@ -86,6 +87,11 @@ def path(text: str) -> Path:
     if not text.strip():
         raise typer.BadParameter("it is empty; give a path.")
     return Path(text)
+
+
+def decoded(text: str) -> str:
+    """Return an argument as UTF-8, also where the locale says otherwise."""
+    return os.fsencode(text).decode("utf-8", errors="replace")
 
 
 Recipe = Annotated[

@@ -41,6 +41,7 @@ def sft(
     from dmpo.cli.results import is_main_process, say, say_stopping
     from dmpo.config.assembly import build_policy, build_sft_tasks, place_on_accelerator
     from dmpo.config.overrides import SETTING_FLAGS
+    from dmpo.config.preflight import check_sft_tasks
     from dmpo.config.resolve import resolve_sft
     from dmpo.config.run import DEFAULT_SFT_RECIPE, SftConfig
     from dmpo.config.yaml_text import yaml_text
@@ -66,6 +67,7 @@ def sft(
         say("tasks", ", ".join(task.name for task in tasks))
         say("output", str(directory))
     built = build_policy(settings.policy)
+    check_sft_tasks(built, settings, tasks)
     place_on_accelerator(built)
     if is_main_process():
         say("policy", built.describe())

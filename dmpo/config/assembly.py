@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dmpo.config.preflight import canvas_length, check_prompts, check_task, named_prompts
 from dmpo.config.run import EvaluationSection, PluginSection, RewardSection, RunConfig, SftConfig
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
@@ -170,8 +171,16 @@ def _check_path(config: RunConfig, sampler: Sampler) -> None:
 
 
 def build_training_parts(config: RunConfig, light: LightParts) -> TrainingParts:
-    """Build the policy, on the accelerator, and put all parts of a run together."""
+    """Build the policy, on the accelerator, and put all parts of a run together.
+
+    Raises:
+        DataError: If a prompt is not for this policy: too long, or not expressible.
+    """
     policy = build_policy(config.policy)
+    prompts = named_prompts(light.task.examples("train"), "task, train problem")
+    check_prompts(policy, prompts, room=canvas_length(config.sampler))
+    room = canvas_length(config.evaluation.sampler)
+    check_task(policy, light.task, config.evaluation, room=room, name="task")
     place_on_accelerator(policy)
     return TrainingParts(
         policy=policy,

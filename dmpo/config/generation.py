@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dmpo.config.assembly import build_policy, build_sampler, place_on_accelerator
+from dmpo.config.preflight import NamedText, canvas_length, check_prompts
 from dmpo.config.run import GenerateConfig
-from dmpo.errors import ConfigError, DataError
+from dmpo.errors import ConfigError, DataError, reading_failure
 from dmpo.records import Example
 from dmpo.training.randomness import generator_for
 
@@ -19,27 +20,34 @@ ROWS_AT_ONCE = 32
 """Completions sampled in one go, at most (one prompt's always are)."""
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[NamedText]:
     """Return the prompts of a file: JSON lines with ``prompt`` (.jsonl), or one a line.
 
     Raises:
-        DataError: If the file cannot be read, or a line is not what it should be.
+        DataError: If the file cannot be read, a line is not what it should be, or there is
+            no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"--file: {path} cannot be read: {reason}.") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix != ".jsonl":
-        return [line for _, line in numbered]
-    return [_prompt(line, f"--file: {path}, line {number}") for number, line in numbered]
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"--file: {path} cannot be read: {reading_failure(error)}.") from None
+    # Only "\n" ends a line of JSONL: text inside may hold the other separators of Unicode.
+    is_json = path.suffix == ".jsonl"
+    lines = text.split("\n") if is_json else text.splitlines()
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            name = f"--file: {path}, line {number}"
+            prompts.append(NamedText(name, _prompt(line, name) if is_json else line))
+    if not prompts:
+        raise DataError(f"--file: {path} holds no prompt.")
+    return prompts
 
 
 def _prompt(line: str, origin: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{origin}: not JSON: {error}.") from None
     prompt = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(prompt, str):
@@ -48,18 +56,21 @@ def _prompt(line: str, origin: str) -> str:
 
 
 def complete(
-    config: GenerateConfig, prompts: Sequence[str], *, num_completions: int
+    config: GenerateConfig, prompts: Sequence[NamedText], *, num_completions: int
 ) -> list[dict[str, Any]]:
     """Return ``{"prompt": …, "completions": […]}`` for each prompt.
 
     Args:
         config: Policy and sampler.
         prompts: At least one.
-        num_completions: Completions of each, at least 1.
+        num_completions: Completions of each.
 
     Raises:
-        ConfigError: If several completions are asked for at temperature 0.
+        ConfigError: If there are to be none, or several at temperature 0.
+        DataError: If a prompt is empty, too long, or not expressible.
     """
+    if num_completions < 1:
+        raise ConfigError(f"--n: must be at least 1; given {num_completions}.")
     sampler = build_sampler(config.sampler)
     if num_completions > 1 and config.sampler.parameters.get("temperature") == 0:
         raise ConfigError(
@@ -67,6 +78,7 @@ def complete(
             "give a --temperature above 0."
         )
     policy = build_policy(config.policy)
+    check_prompts(policy, prompts, room=canvas_length(config.sampler))
     place_on_accelerator(policy)
     generator = generator_for(config.seed, 0, 0, "generate")
     step = max(1, ROWS_AT_ONCE // num_completions)
@@ -76,12 +88,12 @@ def complete(
         with policy.evaluating():
             rollouts = sampler.sample(
                 policy,
-                policy.encode([Example(prompt=prompt) for prompt in chunk]),
+                policy.encode([Example(prompt=prompt.text) for prompt in chunk]),
                 num_rollouts=num_completions,
                 generator=generator,
             )
         records += [
-            {"prompt": prompt, "completions": list(texts)}
+            {"prompt": prompt.text, "completions": list(texts)}
             for prompt, texts in zip(chunk, rollouts.texts, strict=True)
         ]
     return records

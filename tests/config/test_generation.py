@@ -6,6 +6,7 @@ import pytest
 
 from dmpo.config.generation import complete, read_prompts
 from dmpo.config.overrides import command_line_layer
+from dmpo.config.preflight import NamedText
 from dmpo.config.resolve import resolve_generate
 from dmpo.config.run import GenerateConfig
 from dmpo.errors import ConfigError, DataError
@@ -23,13 +24,15 @@ def config(*sets: str) -> GenerateConfig:
 def test_prompts_are_lines_of_text(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("one\n\ntwo\n")
-    assert read_prompts(path) == ["one", "two"]
+    first, second = read_prompts(path)
+    assert (first.text, second.text) == ("one", "two")
+    assert second.name == f"--file: {path}, line 3"
 
 
 def test_prompts_are_read_from_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a\\nb", "answer": 1}\n')
-    assert read_prompts(path) == ["a\nb"]
+    path.write_text('\ufeff{"prompt": "a\\nb", "answer": 1}\n{"prompt": "c\u2028d"}\n')
+    assert [prompt.text for prompt in read_prompts(path)] == ["a\nb", "c\u2028d"]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"prompt": 3}', "{}"])
@@ -41,12 +44,12 @@ def test_wrong_json_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_every_prompt_is_completed_in_order() -> None:
-    prompts = [str(n) for n in range(40)]
+    prompts = [NamedText(f"prompt {n}", str(n)) for n in range(40)]
     records = complete(config("sampler.temperature=1"), prompts, num_completions=2)
-    assert [record["prompt"] for record in records] == prompts
+    assert [record["prompt"] for record in records] == [prompt.text for prompt in prompts]
     assert all(len(record["completions"]) == 2 for record in records)
 
 
 def test_several_completions_need_a_temperature() -> None:
     with pytest.raises(ConfigError, match=r"^--n: 2 completions at temperature 0"):
-        complete(config(), ["a"], num_completions=2)
+        complete(config(), [NamedText("--prompt", "a")], num_completions=2)
