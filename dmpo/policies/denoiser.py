@@ -11,15 +11,28 @@ from typing import Any, cast, final
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Denoiser", "mask_positions"]
+__all__ = ["Denoiser", "begins_run", "mask_positions"]
 
 
 def mask_positions(attention_mask: Bool[Tensor, "S T"]) -> Int[Tensor, "S T"]:
     """Return position ids counted over real tokens: 0 on the first one, and on padding."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def begins_run(
+    tokens: Int[Tensor, "S T"], attention_mask: Bool[Tensor, "S T"]
+) -> Bool[Tensor, " S"]:
+    """Return False on rows that equal the one before them in every real token.
+
+    A model says the same of equal rows. They come in runs: all rollouts of a prompt are one
+    row before the first token is drawn, and again where a likelihood hides the whole canvas.
+    """
+    differs = (tokens[1:] != tokens[:-1]) & attention_mask[1:]
+    differs |= attention_mask[1:] != attention_mask[:-1]
+    return functional.pad(differs.any(dim=1), (1, 0), value=True)
 
 
 @final
@@ -49,9 +62,10 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        tokens: Int[Tensor, "S T"],
-        attention_mask: Bool[Tensor, "S T"],
+        tokens: Int[Tensor, "U T"],
+        attention_mask: Bool[Tensor, "U T"],
         *,
+        row_of: Int[Tensor, " S"] | None = None,
         at: Int[Tensor, "S K"] | None = None,
         where: Bool[Tensor, "S T"] | None = None,
         targets: Int[Tensor, "S T"] | None = None,
@@ -62,6 +76,7 @@ class Denoiser(nn.Module):
         Args:
             tokens: The noised sequences.
             attention_mask: True on real tokens.
+            row_of: Which sequence each row of what follows looks at; None: every row at its own.
             at: Positions whose logits are wanted.
             where: Positions whose log-probabilities are wanted; given together with targets.
             targets: The tokens to score.
@@ -72,17 +87,20 @@ class Denoiser(nn.Module):
             ``where``; float32 either way.
         """
         hidden = self._hidden(tokens, attention_mask)
+        if row_of is None:
+            row_of = torch.arange(tokens.shape[0], device=tokens.device)
         if at is not None:
-            index = at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-            return cast("Tensor", self.causal_lm.lm_head(hidden.gather(1, index))).float()
+            return cast("Tensor", self.causal_lm.lm_head(hidden[row_of[:, None], at])).float()
         if where is None or targets is None:
             raise ValueError("either `at`, or `where` and `targets`, must be given")
-        scores = self._scores(hidden[where], targets[where], temperature)
-        return scores.new_zeros(tokens.shape).masked_scatter(where, scores)
+        row, column = where.nonzero(as_tuple=True)
+        position = row_of[row] * tokens.shape[1] + column
+        scores = self._scores(hidden.flatten(0, 1), position, targets[where], temperature)
+        return scores.new_zeros(where.shape).masked_scatter(where, scores)
 
     def _hidden(
-        self, tokens: Int[Tensor, "S T"], attention_mask: Bool[Tensor, "S T"]
-    ) -> Float[Tensor, "S T H"]:
+        self, tokens: Int[Tensor, "U T"], attention_mask: Bool[Tensor, "U T"]
+    ) -> Float[Tensor, "U T H"]:
         # Without padding neither a mask nor position ids are needed, and the attention kernels
         # without a mask are the fast ones.
         padded = not bool(attention_mask.all())
@@ -95,30 +113,47 @@ class Denoiser(nn.Module):
         return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.shifted else hidden
 
     def _scores(
-        self, hidden: Float[Tensor, "M H"], targets: Int[Tensor, " M"], temperature: float
+        self,
+        hidden: Float[Tensor, "X H"],
+        position: Int[Tensor, " M"],
+        targets: Int[Tensor, " M"],
+        temperature: float,
     ) -> Float[Tensor, " M"]:
-        """Return log-probabilities chunk by chunk; chunks are recomputed for the gradient."""
-        chunks = range(0, hidden.shape[0], self.logits_chunk)
-        if len(chunks) <= 1:
-            return self._score_chunk(hidden, targets, temperature)
-        recompute = torch.is_grad_enabled() and hidden.requires_grad
-        parts = []
-        for start in chunks:
-            rows = slice(start, start + self.logits_chunk)
-            arguments = (hidden[rows], targets[rows], temperature)
-            if recompute:
-                part = checkpoint(
-                    self._score_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                part = self._score_chunk(*arguments)
-            parts.append(part)
-        return torch.cat(parts)
+        """Return log-probabilities of the targets at positions of the flattened sequences.
+
+        A position is projected once, however many targets it has. Several chunks are projected
+        again for the gradient.
+        """
+        position, order = position.sort(stable=True)
+        distinct, nth = torch.unique_consecutive(position, return_inverse=True)
+        sizes = (nth // self.logits_chunk).bincount(minlength=1).tolist()
+        chunks = zip(
+            torch.split(hidden[distinct], self.logits_chunk),
+            torch.split(nth % self.logits_chunk, sizes),
+            torch.split(targets[order], sizes),
+            strict=True,
+        )
+        recompute = len(sizes) > 1 and torch.is_grad_enabled() and hidden.requires_grad
+        score = self._recomputed_chunk if recompute else self._score_chunk
+        scores = torch.cat([score(*chunk, temperature) for chunk in chunks])
+        return torch.empty_like(scores).index_copy(0, order, scores)
 
     def _score_chunk(
-        self, hidden: Float[Tensor, "M H"], targets: Int[Tensor, " M"], temperature: float
+        self,
+        hidden: Float[Tensor, "C H"],
+        index: Int[Tensor, " M"],
+        targets: Int[Tensor, " M"],
+        temperature: float,
     ) -> Float[Tensor, " M"]:
+        """Return log-probabilities of targets, each at the hidden state that ``index`` names."""
         logits = self.causal_lm.lm_head(hidden).float()
         if temperature != 1.0:
             logits = logits / temperature
-        return -F.cross_entropy(logits, targets, reduction="none")
+        return cast("Tensor", logits.log_softmax(dim=-1)[index, targets])
+
+    def _recomputed_chunk(self, *chunk: Tensor | float) -> Float[Tensor, " M"]:
+        """Return :meth:`_score_chunk`, whose logits are made again for the gradient."""
+        scores = checkpoint(
+            self._score_chunk, *chunk, use_reentrant=False, preserve_rng_state=False
+        )
+        return cast("Tensor", scores)

@@ -23,7 +23,7 @@ from dmpo.policies.adapters import (
     save_adapter,
 )
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.policies.denoiser import Denoiser
+from dmpo.policies.denoiser import Denoiser, begins_run
 from dmpo.policies.locate import quiet_library
 from dmpo.policies.text import TextCodec, save_tokenizer
 from dmpo.records import Example, Prompts
@@ -112,8 +112,7 @@ class TransformersPolicy(DiffusionPolicy):
         at: Int[Tensor, "S K"],
     ) -> Float[Tensor, "S K V"]:
         """Return the logits of the tokens at the requested positions, in float32."""
-        self._meter(tokens)
-        return cast("Tensor", self._active(tokens, attention_mask, at=at))
+        return self._run(tokens, attention_mask, at=at)
 
     def token_logprobs(
         self,
@@ -247,13 +246,22 @@ class TransformersPolicy(DiffusionPolicy):
         where: Bool[Tensor, "S T"],
         temperature: float,
     ) -> Float[Tensor, "S T"]:
-        self._meter(noisy)
-        scores = self._active(
+        return self._run(
             noisy, attention_mask, where=where, targets=targets, temperature=temperature
         )
-        return cast("Tensor", scores)
 
-    def _meter(self, tokens: Int[Tensor, "S T"]) -> None:
+    def _run(
+        self, tokens: Int[Tensor, "S T"], attention_mask: Bool[Tensor, "S T"], **wanted: Any
+    ) -> Tensor:
+        """Run the module in use, once for every run of equal rows; they share their dropout."""
+        begins, row_of = begins_run(tokens, attention_mask), None
+        if not bool(begins.all()):
+            row_of = begins.cumsum(0) - 1
+            tokens, attention_mask = tokens[begins], attention_mask[begins]
+        self._meter(tokens)
+        return cast("Tensor", self._active(tokens, attention_mask, row_of=row_of, **wanted))
+
+    def _meter(self, tokens: Int[Tensor, "U T"]) -> None:
         if tokens.shape[1] > self.max_length:
             raise DataError(
                 f"sequence: {tokens.shape[1]} tokens, longer than the model's context of "

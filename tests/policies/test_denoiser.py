@@ -6,11 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dmpo.policies.denoiser import Denoiser, mask_positions
+from dmpo.policies.denoiser import Denoiser, begins_run, mask_positions
 from tests.oracles.policies import naive_token_logprobs, row_logits
-from tests.policies.builders import random_sequences, small_policy
+from tests.policies.builders import Sequences, random_sequences, small_policy
 
 POLICY = small_policy()
+
+
+def repeated(batch, *counts):
+    """Repeat whole rows, and hide the same tokens under targets that differ."""
+    times = torch.tensor(counts)
+    noisy, mask, targets, where = (part.repeat_interleave(times, dim=0) for part in batch)
+    return Sequences(noisy, mask, (targets + torch.arange(len(targets))[:, None]) % 90, where)
 
 
 def projected_rows(policy):
@@ -141,6 +148,58 @@ def test_rows_that_ask_for_nothing_do_not_run():
     policy = small_policy()
     policy.token_logprobs(*random_sequences(policy))
     assert policy.forward_tokens == 4 * 12
+
+
+def test_run_begins_where_a_real_token_or_the_padding_differs():
+    tokens = torch.tensor([[1, 2, 3], [1, 2, 3], [9, 2, 3], [8, 2, 3], [8, 2, 4], [1, 2, 3]])
+    mask = torch.ones(6, 3, dtype=torch.bool)
+    mask[2:4, 0] = False
+    assert begins_run(tokens, mask).tolist() == [True, False, True, False, True, True]
+    assert begins_run(tokens[:1], mask[:1]).tolist() == [True]
+
+
+@pytest.mark.parametrize("chunk", [3, 1024])
+def test_equal_rows_run_once_and_give_what_they_give_alone(chunk):
+    policy = small_policy(logits_chunk=chunk)
+    batch = repeated(random_sequences(policy), 3, 1, 2, 4, 2)
+    scores = policy.token_logprobs(*batch)
+    assert policy.forward_tokens == 4 * 12
+    naive = naive_token_logprobs(policy, *batch, 1.0)
+    torch.testing.assert_close(scores.double(), naive, atol=2e-5, rtol=1e-5)
+
+
+def test_equal_rows_give_the_gradient_that_they_give_alone():
+    policy = small_policy()
+    batch = repeated(random_sequences(policy), 3, 1, 2, 4, 2)
+    weights = torch.linspace(-1, 2, batch.where.numel()).reshape(batch.where.shape)
+    (policy.token_logprobs(*batch) * weights).sum().backward()
+    together = [parameter.grad.clone() for parameter in policy.module.parameters()]
+    policy.module.zero_grad()
+    for s in range(len(weights)):
+        alone = policy.token_logprobs(*(part[s : s + 1] for part in batch))
+        (alone * weights[s]).sum().backward()
+    for one, parameter in zip(together, policy.module.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_position_is_projected_once_however_many_targets_it_has():
+    policy = small_policy(logits_chunk=4)
+    batch = random_sequences(policy)
+    counts, hook = projected_rows(policy)
+    with policy.evaluating():
+        policy.token_logprobs(*repeated(batch, 3, 1, 2, 4, 2))
+    hook.remove()
+    assert sum(counts) == int(batch.where.sum())
+
+
+def test_equal_rows_may_ask_for_logits_at_different_positions():
+    policy = small_policy()
+    batch = repeated(random_sequences(policy), 1, 2, 1, 2, 1)
+    at = torch.tensor([[11, 5], [4, 4], [9, 6], [2, 3], [7, 11], [5, 6], [8, 8]])
+    logits = policy.logits(batch.noisy, batch.mask, at)
+    assert policy.forward_tokens == 5 * 12
+    naive = [row_logits(policy, batch.noisy[s], batch.mask[s])[at[s]] for s in range(7)]
+    torch.testing.assert_close(logits, torch.stack(naive), atol=1e-5, rtol=1e-5)
 
 
 def test_shifted_denoiser_reads_the_state_before():
