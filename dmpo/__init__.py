@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
     from dmpo.objectives.base import Objective, ObjectiveParts
     from dmpo.policies.base import DiffusionPolicy
-    from dmpo.records import Example, Experience, Prompts, Rewards, Rollouts, Views, Weights
+    from dmpo.records import (
+        Batch,
+        Example,
+        Experience,
+        LogRatio,
+        LossOutput,
+        Prompts,
+        Rewards,
+        Rollouts,
+        Views,
+        Weights,
+    )
     from dmpo.registry import PluginConfig
     from dmpo.rewards.base import RewardModel
     from dmpo.samplers.base import Sampler, SamplerConfig
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Baseline",
+    "Batch",
     "DiffusionPolicy",
     "DmpoError",
     "EvaluationResult",
@@ -39,6 +51,8 @@ __all__ = [
     "Experience",
     "Likelihood",
     "LikelihoodConfig",
+    "LogRatio",
+    "LossOutput",
     "Objective",
     "ObjectiveParts",
     "PluginConfig",
@@ -79,8 +93,11 @@ _HOMES = {
     "dmpo.objectives.base": ("Objective", "ObjectiveParts"),
     "dmpo.policies.base": ("DiffusionPolicy",),
     "dmpo.records": (
+        "Batch",
         "Example",
         "Experience",
+        "LogRatio",
+        "LossOutput",
         "Prompts",
         "Rewards",
         "Rollouts",

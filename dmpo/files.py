@@ -95,7 +95,8 @@ def filling(directory: Path) -> Iterator[Path]:
         directory: Made if it is missing; its other files stay.
 
     Raises:
-        OutputError: If writing inside failed; nothing has changed.
+        OutputError: If writing inside failed: nothing has changed; or if a file could not take its
+            place: those before it have.
     """
     beside = directory / ".partial"
     with writing(directory), _made(directory):

@@ -211,6 +211,7 @@ def build_sft_tasks(config: SftConfig) -> list[SftTask]:
 def place_on_accelerator(policy: DiffusionPolicy) -> None:
     """Move the policy to this process's accelerator, if there is one."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is not None:
+    # Apple's has no float64, which masks and weights are drawn and computed in.
+    if accelerator is not None and accelerator.type != "mps":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         policy.module.to(torch.device(accelerator.type, local_rank))

@@ -58,7 +58,10 @@ class ElboLikelihood(Likelihood):
         self.config: ElboConfig = config
 
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
-        """Draw R subsets of the tokens that count; all others stay visible."""
+        """Draw R subsets of the tokens that count; what lies behind the answer is hidden always.
+
+        A visible tail of EOS would tell where the answer ends, and predict its first EOS.
+        """
         config = self.config
         scored = scored_tokens(rollouts.answer_mask, config.eos)
         lengths = scored.sum(-1)
@@ -70,7 +73,8 @@ class ElboLikelihood(Likelihood):
                 antithetic=config.antithetic,
                 stratified=config.stratified,
             )
-            return Views(hidden=hidden, coefficient=exact_coefficients(hidden, lengths))
+            coefficient = exact_coefficients(hidden, lengths)
+            return Views(hidden=hidden | ~scored.unsqueeze(-2), coefficient=coefficient)
         hidden = rate_masks(
             scored,
             config.num_views,
@@ -79,7 +83,8 @@ class ElboLikelihood(Likelihood):
             stratified=config.stratified,
             squeeze=config.antithetic,
         )
-        return Views(hidden=hidden, coefficient=reference_coefficients(hidden, lengths))
+        coefficient = reference_coefficients(hidden, lengths)
+        return Views(hidden=hidden | ~scored.unsqueeze(-2), coefficient=coefficient)
 
     def standard_error(
         self, token_log_ratios: Float[Tensor, "*rows R D"], views: Views

@@ -76,6 +76,11 @@ class DmpoObjective(Objective):
         """Whether log p_ref enters the weights (α > 0)."""
         return self.parts.weights.needs_reference
 
+    @property
+    def _follows_model(self) -> bool:
+        """Whether log p_θ − log p_v is ever more than 0, where a baseline asks for it."""
+        return self.parts.baseline.needs_model_log_ratio and self.parts.updates_per_buffer > 1
+
     def prepare(
         self,
         policy: DiffusionPolicy,
@@ -95,7 +100,7 @@ class DmpoObjective(Objective):
         if log_ratio is not None:
             metrics |= log_ratio_metrics(parts.weights, total, log_ratio)
         # Where every update uses them again, views and log p_v stay with the buffer.
-        stored = parts.baseline.needs_model_log_ratio
+        stored = self._follows_model
         return Experience(
             rollouts=rollouts,
             rewards=rewards,
@@ -112,8 +117,8 @@ class DmpoObjective(Objective):
         self, policy: DiffusionPolicy, rollouts: Rollouts, generator: torch.Generator
     ) -> tuple[Views | None, Float[Tensor, "B N R D"] | None, LogRatio | None]:
         """Return views, log p_v on them, and log p_ref − log p_v, as far as they are needed."""
-        parts, likelihood = self.parts, self.parts.ratio_likelihood
-        compares = self.needs_reference or parts.baseline.needs_model_log_ratio
+        likelihood = self.parts.ratio_likelihood
+        compares = self.needs_reference or self._follows_model
         if not (compares or self.config.share_views):
             return None, None, None
         views = likelihood.views(rollouts, generator)

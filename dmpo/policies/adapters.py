@@ -21,6 +21,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from dmpo.errors import CheckpointError
+from dmpo.files import replace_text
 from dmpo.settings import Settings
 
 __all__ = [
@@ -76,7 +77,7 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> 
     )
     # PEFT draws from the global stream, and asks transformers a question by a name about to go.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)
         warnings.simplefilter("ignore", FutureWarning)
         adapted: nn.Module = get_peft_model(model, config)
     config.base_model_name_or_path = base_name  # PEFT has put the local path here
@@ -107,7 +108,7 @@ def save_adapter(adapted: nn.Module, directory: Path) -> None:
     file = directory / "adapter_config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["target_modules"].sort()
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def load_adapter(adapted: nn.Module, directory: Path) -> None:
@@ -121,7 +122,10 @@ def load_adapter(adapted: nn.Module, directory: Path) -> None:
         raise CheckpointError(f"{directory}: no adapter there (adapter_model.safetensors).")
     wrapper: Any = adapted
     before = {name for name, _ in wrapper.named_parameters() if ".lora_" in name}
-    saved = load_peft_weights(str(directory), device="cpu")
+    try:
+        saved = load_peft_weights(str(directory), device="cpu")
+    except Exception as error:  # the library raises whatever its readers do
+        raise CheckpointError(f"{file}: it cannot be read: {_last_line(error)}") from error
     try:
         result = set_peft_model_state_dict(wrapper, saved)
     except RuntimeError as error:
@@ -140,4 +144,5 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dmpo.errors import RewardError
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Prompts, Rollouts
+from dmpo.records import Prompts, Rewards, Rollouts
 from dmpo.samplers.base import Sampler
 from dmpo.training.events import UnmaskedSample
 
-__all__ = ["sample_rollouts", "unmasked_sample"]
+__all__ = ["check_rewards", "sample_rollouts", "unmasked_sample"]
 
 
 def sample_rollouts(
@@ -49,6 +50,21 @@ def sample_rollouts(
             for start in range(0, len(prompts.examples), prompts_at_once)
         ]
     return parts[0] if len(parts) == 1 else _joined(prompts, parts)
+
+
+def check_rewards(rewards: Rewards, rollouts: Rollouts) -> None:
+    """Refuse what would train on nothing without a word: rewards of another shape or of integers.
+
+    Raises:
+        RewardError: Naming what was given and what is expected.
+    """
+    expected = (rollouts.num_prompts, rollouts.num_rollouts)
+    for name, values in {"total": rewards.total, **rewards.components}.items():
+        if tuple(values.shape) != expected or not values.is_floating_point():
+            raise RewardError(
+                f"reward: {name} is {values.dtype} of shape {list(values.shape)}; expected "
+                f"floating point of shape {list(expected)}."
+            )
 
 
 def unmasked_sample(

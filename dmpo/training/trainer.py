@@ -39,7 +39,7 @@ from dmpo.training.metrics import (
 from dmpo.training.phases import Phase, PhaseMeter, model_tokens
 from dmpo.training.prompts import fingerprint, prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
-from dmpo.training.rollout import sample_rollouts, unmasked_sample
+from dmpo.training.rollout import check_rewards, sample_rollouts, unmasked_sample
 from dmpo.training.run_directory import RunDirectory
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.tracking import Tracker, environment_record
@@ -231,7 +231,10 @@ class Trainer:
             )
         with self._meter.phase("reward"):
             rewards = parts.reward.score(rollouts, parts.task)
-        with self._meter.phase("prepare"), torch.no_grad():
+            check_rewards(rewards, rollouts)
+        # The frozen reference has the precision of the live policy, whose forward pass casts.
+        precision = self._engine.accelerator.autocast()
+        with self._meter.phase("prepare"), torch.no_grad(), precision:
             experience = parts.objective.prepare(
                 parts.policy, rollouts, rewards, self._generator("prepare")
             )

@@ -124,7 +124,7 @@ def test_variance_is_the_one_computed_by_enumeration(antithetic, stratified):
     assert got == pytest.approx(expected.item(), rel=0.15)
 
 
-def test_tokens_behind_the_first_eos_are_neither_hidden_nor_scored():
+def test_tokens_behind_the_first_eos_are_hidden_and_not_scored():
     rollouts = rollouts_of(
         PROMPT,
         RESPONSES[None, :20],
@@ -132,7 +132,7 @@ def test_tokens_behind_the_first_eos_are_neither_hidden_nor_scored():
     )
     likelihood = ElboLikelihood(ElboConfig())
     views = likelihood.views(rollouts, rng())
-    assert not views.hidden[..., 3].any()
+    assert views.hidden[..., 3].all()  # visible, they would tell how long the answer is
     assert not views.coefficient[..., 3].any()
     assert likelihood.lengths(rollouts.answer_mask).unique().tolist() == [3]
     factors = {round(value, 4) for value in views.coefficient.unique().tolist()}
@@ -140,11 +140,13 @@ def test_tokens_behind_the_first_eos_are_neither_hidden_nor_scored():
     assert factors <= {0.0, 1.0, 0.5, 0.3333}
 
 
-def test_canvas_hides_tokens_behind_the_first_eos_too():
+def test_canvas_scores_tokens_behind_the_first_eos_too():
     answer = torch.tensor([True, False, False, False]).expand(1, 20, 4)
     rollouts = rollouts_of(PROMPT, RESPONSES[None, :20], answer_mask=answer)
     likelihood = ElboLikelihood(ElboConfig(eos="canvas"))
-    assert likelihood.views(rollouts, rng()).hidden[..., 3].any()
+    views = likelihood.views(rollouts, rng())
+    assert views.coefficient[..., 3].any()
+    assert not views.hidden[..., 3].all()
     assert likelihood.lengths(rollouts.answer_mask).unique().tolist() == [4]
 
 

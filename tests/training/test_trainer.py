@@ -3,21 +3,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
-from dmpo.errors import ConfigError, DivergenceError
+from dmpo.errors import ConfigError, DivergenceError, RewardError
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Batch, Experience, LossOutput, Prompts, Rewards, Rollouts
 from dmpo.registry import SAMPLERS, PluginConfig
+from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler, SamplerConfig
+from dmpo.tasks.base import Task
 from dmpo.training.events import BufferFilled, StepDone
 from dmpo.training.metrics import METRICS
 from tests.training.runs import (
@@ -195,6 +198,40 @@ def test_skipped_steps_that_alternate_with_others_do_not_stop_a_run(tmp_path: Pa
     objective = PoisonedObjective(small_objective(updates=2), update=0)
     settings = small_settings(updates_per_buffer=2, max_skipped_in_a_row=2)
     assert small_trainer(tmp_path, settings, objective=objective).train().step == 6
+
+
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps one precision per process; let go of it before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_reference_has_the_precision_of_the_policy(tmp_path: Path) -> None:
+    recorder = Recorder()
+    settings = small_settings(num_steps=1, mixed_precision="bf16")
+    small_trainer(tmp_path, settings, observers=[recorder]).train()
+    (filled,) = [event for event in recorder.events if isinstance(event, BufferFilled)]
+    assert filled.metrics["log_ratio/mean"] == 0  # π_v is still π_ref
+    assert filled.metrics["log_ratio/std"] == 0
+
+
+@final
+class ShortReward(RewardModel):
+    """Speaks of fewer prompts than there are."""
+
+    Config: ClassVar[type[PluginConfig]] = PluginConfig
+
+    def score(self, rollouts: Rollouts, task: Task) -> Rewards:
+        total = torch.zeros(rollouts.num_prompts - 1, rollouts.num_rollouts)
+        return Rewards(total=total, components={})
+
+
+def test_rewards_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match=r"total is torch\.float32 of shape \[2, 4\]; expected"):
+        small_trainer(tmp_path, reward=ShortReward()).train()
 
 
 def test_rollouts_are_drawn_in_evaluation_mode_and_training_mode_comes_back(
