@@ -7,6 +7,7 @@ nearest valid name. The command line prints the message alone and exits with ``e
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 
 __all__ = [
@@ -89,14 +90,20 @@ class RewardError(DmpoError, RuntimeError):
 
 
 def reading_failure(error: Exception) -> str:
-    """Return in words why a text file cannot be read.
+    """Return in words why a text or JSON file cannot be read.
 
     Args:
-        error: What reading and decoding it raised.
+        error: What reading, decoding or parsing it raised.
 
     Returns:
-        The system's own words, without number and path, or which byte is not UTF-8.
+        The system's own words, without number and path; which byte is not UTF-8; what stands
+        where in a line that is not JSON.
     """
+    if isinstance(error, json.JSONDecodeError):
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
+        return f"{error.msg} at {place}"
+    if isinstance(error, RecursionError):
+        return "too many lists or objects inside each other"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text (byte {error.start + 1} is 0x{error.object[error.start]:02x})"
     reason = error.strerror if isinstance(error, OSError) else None

@@ -48,7 +48,7 @@ def _prompt(line: str, origin: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{origin}: not JSON: {error}.") from None
+        raise DataError(f"{origin}: not JSON: {reading_failure(error)}.") from None
     prompt = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(prompt, str):
         raise DataError(f"{origin}: expected an object with a text `prompt`.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
@@ -29,6 +30,9 @@ __all__ = ["LladaConfig", "LladaPolicy"]
 TINY = "tiny"
 """The name of the checkpoint inside the package."""
 
+SIZES = ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length")
+"""What config.json must say of the model's shape."""
+
 _PUBLISHED_MASK_ID = 126336
 _PUBLISHED_EOS_ID = 126081
 
@@ -38,6 +42,7 @@ class LladaConfig(PluginConfig):
 
     model: str = Field(
         TINY,
+        min_length=1,
         description="A directory or a hub id; 'tiny' is the checkpoint inside the package.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
@@ -88,6 +93,7 @@ class LladaPolicy(TransformersPolicy):
             model, tokenizer = new_llada(config.scratch, attention=config.attention)
             model = model.to(getattr(torch, config.dtype))
         mask, eos, pad = _special_ids(model.config, tokenizer)
+        _check_vocabulary(tokenizer, model.config)
         self._assemble(
             model,
             TextCodec(
@@ -141,6 +147,7 @@ def _load(config: LladaConfig) -> tuple[LLaDAModelLM, Any]:
 def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
     """Return the model in a directory of the official layout, every tensor accounted for."""
     content = read_model_config(directory, model_type="llada", family="llada")
+    _check_sizes(content, directory)
     try:
         with quiet_library():
             loaded: tuple[LLaDAModelLM, dict[str, Any]] = LLaDAModelLM.from_pretrained(
@@ -150,19 +157,61 @@ def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
                 attn_implementation=config.attention,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, each by name
             )
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     except Exception as error:  # the library raises whatever its readers do
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error)
-        raise CheckpointError(f"{directory}: the model cannot be loaded: {reason}") from error
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        raise CheckpointError(
+            f"{directory}: the model cannot be loaded: {type(error).__name__}: {reason}"
+        ) from error
     model, report = loaded
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        wrong = sorted(map(str, report[kind]))
-        if wrong:
-            what = kind.partition("_")[0]
-            raise CheckpointError(f"{directory}: {len(wrong)} {what} tensors, first {wrong[0]}.")
+    _check_tensors(model, report, directory)
     return model
+
+
+def _check_sizes(content: Mapping[str, Any], directory: Path) -> None:
+    """Refuse a config.json whose sizes would only fail inside the library, or much later."""
+    for name in SIZES:
+        size = content.get(name)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise CheckpointError(
+                f"{directory}: config.json: {name} must be a whole number above 0; "
+                f"{f'given {size!r}' if name in content else 'it is missing'}."
+            )
+    if content["d_model"] % content["n_heads"]:
+        raise CheckpointError(
+            f"{directory}: config.json: d_model {content['d_model']} is no multiple of n_heads "
+            f"{content['n_heads']}."
+        )
+    theta = content.get("rope_theta", 1.0)
+    if not (isinstance(theta, int | float) and 0 < theta < math.inf):
+        raise CheckpointError(
+            f"{directory}: config.json: rope_theta must be a finite number above 0; "
+            f"given {theta!r}."
+        )
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        if not isinstance(content.get(name), int | list | None):
+            raise CheckpointError(
+                f"{directory}: config.json: {name} must be a token's number; "
+                f"given {content[name]!r}."
+            )
+
+
+def _check_tensors(model: LLaDAModelLM, report: Mapping[str, Any], directory: Path) -> None:
+    """Refuse weights that are not all there, of other shapes, or not finite."""
+    for name, saved, built in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{directory}: {name} has shape {list(saved)}; by config.json it has {list(built)}."
+        )
+    for kind in ("missing", "unexpected"):
+        wrong = sorted(map(str, report[f"{kind}_keys"]))
+        if wrong:
+            raise CheckpointError(f"{directory}: {len(wrong)} {kind} tensors, first {wrong[0]}.")
+    for name, weight in model.named_parameters():
+        if not math.isfinite(weight.detach().sum(dtype=torch.float32)):
+            raise CheckpointError(f"{directory}: {name} holds values that are not finite.")
 
 
 def _special_ids(config: LLaDAConfig, tokenizer: Any) -> tuple[int, int, int]:
@@ -179,6 +228,15 @@ def _special_ids(config: LLaDAConfig, tokenizer: Any) -> tuple[int, int, int]:
     if mask == eos:
         raise CheckpointError(f"config.json: mask_token_id and eos_token_id are both {mask}.")
     return mask, eos, pad
+
+
+def _check_vocabulary(tokenizer: Any, config: LLaDAConfig) -> None:
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= config.num_rows:
+        raise CheckpointError(
+            f"tokenizer.json: it has token {largest}; the model has {config.num_rows} rows of "
+            "embedding, from 0. The tokenizer belongs to another model."
+        )
 
 
 def _first_id(*candidates: int | list[int] | None) -> int:

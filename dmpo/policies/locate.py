@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers.utils import logging as library_logging
 
-from dmpo.errors import CheckpointError, ConfigError
+from dmpo.errors import CheckpointError, ConfigError, reading_failure
 
 __all__ = [
     "has_weights",
@@ -101,9 +101,11 @@ def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{directory}: no config.json there.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: it cannot be read: {error}") from error
-    found = content.get("model_type") if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: it cannot be read: {reading_failure(error)}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: it holds no object, but {str(content)[:40]!r}.")
+    found = content.get("model_type")
     if found != model_type:
         raise CheckpointError(
             f"{directory}: its model_type is {found!r}; the {family} policy accepts "

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from dmpo.errors import CheckpointError, DataError
+from dmpo.files import replace_text
 from dmpo.records import Example, Prompts
 
 __all__ = ["TextCodec", "load_tokenizer", "save_tokenizer"]
@@ -29,7 +30,10 @@ def load_tokenizer(directory: Path) -> Any:
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the reader raises whatever its backend does
-        raise CheckpointError(f"{directory}: tokenizer.json cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{directory}: the tokenizer (tokenizer.json, tokenizer_config.json) cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def save_tokenizer(tokenizer: Any, directory: Path) -> None:
@@ -38,7 +42,7 @@ def save_tokenizer(tokenizer: Any, directory: Path) -> None:
     file = directory / "tokenizer_config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["tokenizer_class"] = "PreTrainedTokenizerFast"
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_text(file, json.dumps(content, indent=2) + "\n")
 
 
 @final
@@ -115,10 +119,7 @@ class TextCodec:
         if not prompt:
             raise DataError(f"{name}: it is empty.")
         if self.tokenizer.chat_template:
-            prompt = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
-            ids = self._ids(name, prompt, add_special_tokens=False)
+            ids = self._ids(name, self._templated(prompt), add_special_tokens=False)
         else:
             ids = self._ids(name, prompt, add_special_tokens=True)
         if not ids:
@@ -129,6 +130,18 @@ class TextCodec:
                 f"{self.max_length}; given {_short(prompt)}."
             )
         return ids
+
+    def _templated(self, prompt: str) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # a template is a program, and raises whatever it likes
+            raise CheckpointError(
+                "tokenizer_config.json: its chat template fails on a user's message: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return text
 
     def _ids(self, name: str, text: str, *, add_special_tokens: bool) -> list[int]:
         try:

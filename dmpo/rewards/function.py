@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import math
 import numbers
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from types import ModuleType
 from typing import Any, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dmpo.errors import ConfigError, RewardError, nearest_name
 from dmpo.records import Rewards, Rollouts
@@ -25,12 +24,22 @@ from dmpo.tasks.base import Task
 __all__ = ["FunctionReward", "FunctionRewardConfig"]
 
 
+LARGEST = torch.finfo(torch.float32).max
+"""Rewards are kept in single precision."""
+
+
 class FunctionRewardConfig(PluginConfig):
     """Parameters of :class:`FunctionReward`."""
 
-    target: str = Field(
-        pattern=r"^.+:[^:]+$", description="package.module:function or path/to/file.py:function."
-    )
+    target: str = Field(description="package.module:function or path/to/file.py:function.")
+
+    @field_validator("target")
+    @classmethod
+    def _has_two_parts(cls, target: str) -> str:
+        source, _, name = target.rpartition(":")
+        if not (source and name):
+            raise ValueError("must be module:function or file.py:function")
+        return target
 
 
 @final
@@ -67,11 +76,13 @@ class FunctionReward(RewardModel):
         arguments = _accepted(self._parameters, _arguments(rollouts), self.config.target)
         try:
             returned = self._function(**arguments)
-        except Exception as error:  # whatever a user's function may raise
+            values = _values(returned, rollouts, self.config.target)
+        except RewardError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a user's function may raise
             raise RewardError(
                 f"reward function {self.config.target}: {type(error).__name__}: {error}"
             ) from error
-        values = _values(returned, rollouts, self.config.target)
         component = torch.tensor(values).reshape(rollouts.num_prompts, rollouts.num_rollouts)
         return Rewards(total=component, components={self._name: component})
 
@@ -93,9 +104,16 @@ def _arguments(rollouts: Rollouts) -> dict[str, list[Any]]:
 
 def _parameters(function: Callable[..., Any], target: str) -> tuple[inspect.Parameter, ...]:
     try:
-        return tuple(inspect.signature(function).parameters.values())
+        parameters = tuple(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
         raise ConfigError(f"reward.target: {target} does not tell its arguments.") from error
+    for parameter in parameters:
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigError(
+                f"reward.target: {target} takes {parameter.name!r} by position alone; arguments "
+                "are given by name: leave out the `/`."
+            )
+    return parameters
 
 
 def _accepted(
@@ -118,6 +136,8 @@ def _accepted(
 
 
 def _values(returned: Any, rollouts: Rollouts, target: str) -> list[float]:
+    if inspect.iscoroutine(returned):
+        returned.close()
     found = returned.tolist() if hasattr(returned, "tolist") else returned
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
         raise RewardError(
@@ -135,13 +155,14 @@ def _values(returned: Any, rollouts: Rollouts, target: str) -> list[float]:
 def _number(value: Any, row: int, rollouts: Rollouts, target: str) -> float:
     if value is None:
         return 0.0
-    number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-    if isinstance(number, numbers.Real) and math.isfinite(number):
+    number: Any = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+    is_real = isinstance(number, numbers.Real)
+    if is_real and abs(number) <= LARGEST:  # which NaN is not
         return float(number)
     prompt, rollout = divmod(row, rollouts.num_rollouts)
     raise RewardError(
         f"reward function {target}, row {row} (prompt {prompt}, rollout {rollout}): "
-        f"{value!r} is not a finite number."
+        f"{value!r:.80} is not a finite number of single precision."
     )
 
 
@@ -151,12 +172,15 @@ def _load(target: str) -> Callable[..., Any]:
         module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a user's module may raise while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise
         raise ConfigError(
             f"reward.target: {source} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     function = getattr(module, name, None)
-    if not callable(function):
+    if inspect.isclass(function) or not (function is None or callable(function)):
+        kind = "class" if inspect.isclass(function) else type(function).__name__
+        raise ConfigError(f"reward.target: {name} of {source} is no function, but a {kind}.")
+    if function is None:
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         near = nearest_name(name, functions)
         raise ConfigError(

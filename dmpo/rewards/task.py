@@ -67,7 +67,7 @@ def _grade_group(rollouts: Rollouts, task: Task, prompt: int) -> list[Mapping[st
             where = f"{type(task).__name__}.grade, prompt {prompt}, rollout {row}"
             try:
                 grades = task.grade(example, text)
-            except Exception as error:  # a third party's grader may raise anything
+            except (Exception, SystemExit) as error:  # a third party's grader may raise anything
                 raise RewardError(f"{where}: {type(error).__name__}: {error}") from error
             graded[text] = _checked(grades, task, where)
     return [graded[text] for text in texts]

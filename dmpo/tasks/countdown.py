@@ -195,7 +195,7 @@ def _draw(
         if len(found) == count:
             return tuple(found.values())
     raise DataError(
-        f"found {len(found)} problems of numbers up to {config.max_number} and targets up to "
+        f"task: found {len(found)} problems of numbers up to {config.max_number} and targets up to "
         f"{config.max_target}, {count} were asked for; ask for fewer or raise the bounds."
     )
 

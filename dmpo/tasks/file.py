@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from pydantic import Field, model_validator
 
-from dmpo.errors import DataError
+from dmpo.errors import DataError, nearest_name, reading_failure
 from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
 from dmpo.tasks.base import Task
@@ -106,17 +108,25 @@ def _normalise(text: str) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _examples(config: FileConfig) -> Mapping[Split, tuple[Example, ...]]:
-    test = _read(config, config.test_path) if config.test_path else None
-    validation = _read(config, config.validation_path) if config.validation_path else None
-    rest = _without(_read(config, config.path), (test or []) + (validation or []))
+    test = _read(config, "test_path") if config.test_path else None
+    validation = _read(config, "validation_path") if config.validation_path else None
+    every = _read(config, "path")
+    rest = _without(every, (test or []) + (validation or []))
+    if not rest:
+        raise DataError(f"task.path: every prompt of {config.path} also stands in a held-out file.")
     prompts = list(dict.fromkeys(example.prompt for example in rest))
+    num_test = 0 if test is not None else _share(config.test_fraction, len(prompts))
+    num_validation = (
+        0 if validation is not None else _share(config.validation_fraction, len(prompts))
+    )
+    if num_test + num_validation >= len(prompts):
+        raise DataError(
+            f"task.path: {config.path} has {len(prompts)} different prompts; {num_test} for test "
+            f"and {num_validation} for validation leave nothing to train on; give test_path and "
+            "validation_path, smaller fractions, or more prompts."
+        )
     parts = shuffled_split(
-        prompts,
-        num_test=0 if test is not None else _share(config.test_fraction, len(prompts)),
-        num_validation=(
-            0 if validation is not None else _share(config.validation_fraction, len(prompts))
-        ),
-        seed=config.seed,
+        prompts, num_test=num_test, num_validation=num_validation, seed=config.seed
     )
     cut = {name: frozenset(part) for name, part in parts.items()}
     if test is None:
@@ -139,55 +149,70 @@ def _without(examples: list[Example], held_out: list[Example]) -> list[Example]:
     return [example for example in examples if example.prompt not in prompts]
 
 
-def _read(config: FileConfig, path: Path) -> list[Example]:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of a file, and how messages call it."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def _read(config: FileConfig, option: str) -> list[Example]:
+    path: Path = getattr(config, option)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"task file: no file {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"task file: cannot read {path}: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"task.{option}: {path} cannot be read: {reading_failure(error)}."
+        ) from error
     # Only "\n" ends a line of JSONL: text inside may hold the other separators of Unicode.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
-        raise DataError(f"task file: {path} holds no problems.")
-    return [_example(config, _parse(path, number, line), path, number) for number, line in lines]
+        raise DataError(f"task.{option}: {path} holds no problems.")
+    return [
+        _example(config, _parse(f"task.{option}: {path}, line {number}", line))
+        for number, line in lines
+    ]
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(origin: str, line: str) -> _Row:
     try:
-        row = json.loads(line)
+        values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number}: not JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: a JSON object is needed, found {line[:40]!r}.")
-    return row
+        raise DataError(f"{origin}: not JSON: {reading_failure(error)}.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{origin}: a JSON object is needed, found {line[:40]!r}.")
+    return _Row(origin=origin, values=values)
 
 
-def _example(config: FileConfig, row: dict[str, Any], path: Path, number: int) -> Example:
-    prompt = _text(row, config.prompt_column, "prompt_column", path, number)
-    answer = _text(row, config.answer_column, "answer_column", path, number)
+def _example(config: FileConfig, row: _Row) -> Example:
+    prompt = _text(row, config.prompt_column, "prompt_column")
+    answer = _text(row, config.answer_column, "answer_column")
     named = (config.prompt_column, config.answer_column)
-    others = {key: value for key, value in row.items() if key not in named}
+    others = {key: value for key, value in row.values.items() if key not in named}
     if ANSWER in others:
         raise DataError(
-            f"{path}, line {number}: a column {ANSWER!r} stands beside answer_column "
+            f"{row.origin}: a column {ANSWER!r} stands beside answer_column "
             f"{config.answer_column!r}; rename one."
         )
     return Example(prompt=prompt, columns={**others, ANSWER: answer})
 
 
-def _text(row: dict[str, Any], column: str, option: str, path: Path, number: int) -> str:
-    if column not in row:
+def _text(row: _Row, column: str, option: str) -> str:
+    if column not in row.values:
+        near = nearest_name(column, row.values)
         raise DataError(
-            f"{path}, line {number}: no column {column!r} ({option}); it has "
-            f"{', '.join(map(repr, row)) or 'none'}."
+            f"{row.origin}: no column {column!r} ({option}); it has "
+            f"{', '.join(map(repr, row.values)) or 'none'}."
+            + (f" Did you mean {near!r}?" if near else "")
         )
-    value = row[column]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    value = row.values[column]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{path}, line {number}: column {column!r} must be text with something in it, "
-            f"found {value!r}."
+            f"{row.origin}: column {column!r} must be text with something in it, "
+            f"found {value!r:.80}."
         )
     return value

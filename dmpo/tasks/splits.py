@@ -36,8 +36,8 @@ def shuffled_split(
     """
     if num_test + num_validation >= len(items):
         raise DataError(
-            f"{num_test} test and {num_validation} validation items leave nothing to train on: "
-            f"there are {len(items)} in all."
+            f"task: {num_test} test and {num_validation} validation problems leave nothing to "
+            f"train on: there are {len(items)} in all."
         )
     order = list(items)
     random.Random(seed).shuffle(order)

@@ -201,7 +201,7 @@ def _distinct_puzzles(
         if len(found) >= count:
             return list(found)[:count]
     raise DataError(
-        f"found {len(found)} distinct puzzles of {min_blanks} to {max_blanks} blanks, "
+        f"task: found {len(found)} distinct puzzles of {min_blanks} to {max_blanks} blanks, "
         f"{count} were asked for; ask for fewer or widen the range."
     )
 

@@ -61,14 +61,14 @@ def test_single_reward_stands_for_itself() -> None:
 
 
 def test_rewards_are_summed_under_distinct_names() -> None:
-    function: dict[str, Any] = {"name": "function", "target": "operator:add"}
+    function: dict[str, Any] = {"name": "function", "target": "tests.rewards.functions:lengths"}
     sections = [RewardSection(name="task", weight=0.5), RewardSection(**function)]
     reward = build_reward([*sections, RewardSection(**function, weight=2)])
     assert isinstance(reward, CompositeReward)
     assert [(name, weight) for name, weight, _ in reward.parts] == [
         ("task", 0.5),
-        ("add", 1.0),
-        ("add_2", 2.0),
+        ("lengths", 1.0),
+        ("lengths_2", 2.0),
     ]
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dmpo.errors import CheckpointError, ConfigError, DataError
 from dmpo.policies.base import DiffusionPolicy
@@ -339,10 +339,14 @@ def test_ids_that_nobody_names_are_refused_where_the_published_ones_cannot_be(tm
     [
         ({"model_type": "Dream"}, "model_type is 'Dream'; the llada policy accepts 'llada'"),
         ({"alibi": True}, "alibi is True"),
-        ({"n_heads": 5}, "cannot be loaded"),
+        ({"n_heads": 5}, "d_model 32 is no multiple of n_heads 5"),
+        ({"n_heads": 0}, "n_heads must be a whole number above 0; given 0"),
+        ({"max_sequence_length": "x"}, "max_sequence_length must be a whole number above 0"),
+        ({"rope_theta": float("nan")}, "rope_theta must be a finite number above 0; given nan"),
+        ({"eos_token_id": "x"}, "eos_token_id must be a token's number; given 'x'"),
         ({"n_layers": 3}, "9 missing tensors"),
         ({"n_layers": 1}, "9 unexpected tensors"),
-        ({"mlp_hidden_size": 40}, "cannot be loaded|mismatched"),
+        ({"mlp_hidden_size": 40}, r"mlp\.\w+\.weight has shape .*; by config\.json it has"),
         ({"mask_token_id": 4000}, "outside the vocabulary"),
         ({"mask_token_id": 94}, "are both 94"),
     ],
@@ -377,6 +381,26 @@ def test_broken_file_is_one_clear_line(file, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         LladaPolicy(LladaConfig(model=str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    small_policy().save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    state["model.transformer.ln_f.weight"][3] = float("nan")
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds values that are not"):
+        LladaPolicy(LladaConfig(model=str(tmp_path)))
+
+
+def test_tokenizer_of_another_model_is_refused(tmp_path):
+    small_policy().save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["a"] = 5000
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="it has token 5000; the model has 98 rows"):
+        LladaPolicy(LladaConfig(model=str(tmp_path)))
 
 
 def test_path_that_is_not_there_is_refused():

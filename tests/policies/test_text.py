@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.errors import DataError
+from dmpo.errors import CheckpointError, DataError
 from dmpo.policies.text import TextCodec
 from dmpo.policies.tiny import LladaShape, character_tokenizer
 from dmpo.records import Example
@@ -93,3 +93,10 @@ def test_chat_template_is_applied_where_there_is_one():
     )
     encoded = codec(tokenizer=tokenizer).encode([Example(prompt="1+1=")], CPU)
     assert CODEC.decode(encoded.tokens) == ["[user]1+1=>"]
+
+
+def test_chat_template_that_fails_is_named():
+    tokenizer = character_tokenizer(CHARACTERS)
+    tokenizer.chat_template = "{{ raise_exception('no system') }}"
+    with pytest.raises(CheckpointError, match=r"chat template fails .*TemplateError: no system"):
+        codec(tokenizer=tokenizer).encode([Example(prompt="a")], CPU)

@@ -75,12 +75,22 @@ def test_tensors_are_taken_as_numbers(tmp_path: Path, returned: str) -> None:
             r"my_reward.py:reward, row 2 \(prompt 1, rollout 0\): nan is not a finite number",
         ),
         ("return [1, float('inf'), 3, 4]", r"row 1 \(prompt 0, rollout 1\): inf is not a finite"),
+        ("return (1.0 for _ in prompts)", "returned generator, not a list of 4 numbers"),
+        ("return [10**400, 2, 3, 4]", r"row 0 .*: 10+ is not a finite number"),
+        ("return [1e300, 2, 3, 4]", r"row 0 .*: 1e\+300 is not a finite number"),
+        ("raise SystemExit(3)", "my_reward.py:reward: SystemExit: 3"),
         ("return [1, 2, 3, '4']", r"row 3 \(prompt 1, rollout 1\): '4' is not a finite number"),
     ],
 )
 def test_misbehaving_function_is_named(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(RewardError, match=message):
         score(tmp_path, f"def reward(prompts):\n    {body}")
+
+
+def test_coroutine_is_no_list(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(RewardError, match="returned coroutine, not a list"):
+        score(tmp_path, "async def reward(prompts):\n    return [1, 2, 3, 4]")
+    assert not recwarn.list
 
 
 def test_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
@@ -94,7 +104,9 @@ def test_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> N
         ("absent.py:reward", "no file absent.py"),
         ("no_such_module:reward", "no module 'no_such_module'; a file is named by its path"),
         ("tests.rewards.functions:length", "has no function 'length'.* Did you mean 'lengths'?"),
-        ("tests.rewards.functions:NUMBER", "has no function 'NUMBER'"),
+        ("tests.rewards.functions:NUMBER", "is no function, but a int"),
+        ("fractions:Fraction", "is no function, but a class"),
+        ("operator:add", "takes 'a' by position alone"),
     ],
 )
 def test_target_that_cannot_be_loaded_is_refused(target: str, message: str) -> None:
@@ -102,9 +114,17 @@ def test_target_that_cannot_be_loaded_is_refused(target: str, message: str) -> N
         FunctionReward(FunctionRewardConfig(target=target))
 
 
-def test_file_that_fails_to_import_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"my_reward\.py cannot be imported: SyntaxError"):
-        score(tmp_path, "def reward(:")
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def reward(:", "SyntaxError"),
+        ("import no_such", "ModuleNotFoundError"),
+        ("exit()", "SystemExit"),
+    ],
+)
+def test_file_that_fails_to_import_is_refused(tmp_path: Path, code: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"my_reward\.py cannot be imported: {reason}"):
+        score(tmp_path, code)
 
 
 def test_file_may_hold_dataclasses(tmp_path: Path) -> None:

@@ -106,7 +106,10 @@ def test_grade_never_raises(tmp_path_factory: pytest.TempPathFactory, completion
         ('{"prompt": "a"}', r"line 1: no column 'answer' \(answer_column\); it has 'prompt'"),
         ('{"prompt": null, "answer": "b"}', "line 1: column 'prompt' must be text"),
         ('{"prompt": " ", "answer": "b"}', "line 1: column 'prompt' must be text"),
-        ('{"prompt": "a", "answer": "b"}', "nothing to train on: there are 1 in all"),
+        ('{"prompt": NaN, "answer": "b"}', "line 1: column 'prompt' must be text.* found nan"),
+        ('{"prompts": "a", "answer": "b"}', "no column 'prompt' .* Did you mean 'prompts'?"),
+        ("[" * 100_000, "line 1: not JSON: too many lists"),
+        ('{"prompt": "a", "answer": "b"}', "p.jsonl has 1 different prompts; 1 for test"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_in_one_line(
@@ -120,12 +123,14 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(
 
 
 def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file .*absent\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"task\.path: .*absent\.jsonl cannot be read: No such file"
+    ):
         task_of(tmp_path / "absent.jsonl").examples("train")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="cannot be read"):
         task_of(tmp_path).examples("train")
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="cannot be read"):
         task_of(tmp_path / "latin.jsonl").examples("train")
 
 
