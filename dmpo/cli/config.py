@@ -60,7 +60,7 @@ def schema() -> None:
 @app.command("validate")
 def validate(
     file: Annotated[
-        Path, typer.Argument(parser=path, metavar="<path>", help="A YAML file of settings.")
+        Path, typer.Argument(parser=path, metavar="FILE", help="A YAML file of settings.")
     ],
 ) -> None:
     """Check a settings file, with what it extends."""

@@ -194,7 +194,7 @@ def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:
 def _with_source(message: str, tree: Tree) -> ConfigError:
     """Say behind a message where the value at the path it starts with came from.
 
-    Of a section, only what the message names counts, if it names anything.
+    Of a section, what the message names counts, if it names anything, and the command line.
     """
     path = message.partition(":")[0]
     below = {
@@ -203,8 +203,9 @@ def _with_source(message: str, tree: Tree) -> ConfigError:
         if leaf == path or leaf.startswith(f"{path}.")
     }
     words = set(re.findall(r"\w+", message.removeprefix(path)))
-    named = {leaf: source for leaf, source in below.items() if leaf.rpartition(".")[2] in words}
-    sources = set((named or below).values())
+    named = {source for leaf, source in below.items() if leaf.rpartition(".")[2] in words}
+    flags = {source for source in below.values() if source.startswith("--")}
+    sources = named | flags if named else set(below.values())
     return ConfigError(f"{message} (from {', '.join(sorted(sources))})" if sources else message)
 
 

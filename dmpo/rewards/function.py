@@ -178,8 +178,8 @@ def _load(target: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, name, None)
     if inspect.isclass(function) or not (function is None or callable(function)):
-        kind = "class" if inspect.isclass(function) else type(function).__name__
-        raise ConfigError(f"reward.target: {name} of {source} is no function, but a {kind}.")
+        kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
+        raise ConfigError(f"reward.target: {name} of {source} is no function, but {kind}.")
     if function is None:
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         near = nearest_name(name, functions)

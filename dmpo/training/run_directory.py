@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -68,6 +69,8 @@ class RunDirectory:
         self.path = path
         # Held by the process, so the system takes it back however the process ends.
         self._lock = FileLock(path / ".lock", timeout=0)
+        self._made: list[Path] = []
+        self._was_empty = False
 
     def claim(self) -> None:
         """Make the folder and keep every other run out of it until :meth:`release`.
@@ -79,6 +82,7 @@ class RunDirectory:
         if self._lock.is_locked:
             return
         with writing(self.path):
+            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire()
@@ -87,10 +91,28 @@ class RunDirectory:
                     f"--output: another run is writing to {self.path}; wait until it ends, or "
                     "name another directory."
                 ) from None
+            self._was_empty = all(path.name == ".lock" for path in self.path.iterdir())
 
     def release(self) -> None:
         """Let others in."""
         self._lock.release()
+
+    def abandon(self) -> None:
+        """Take back what was written, if the folder was new or empty when it was claimed.
+
+        For a run that fails before anything is worth keeping, so that the same command can be
+        given again once its cause is mended.
+        """
+        if not self._was_empty:
+            return
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for path in self._made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def go_back(self, step: int) -> None:
         """Forget what was written after ``step``, so that going on writes it once.

@@ -132,6 +132,7 @@ class SftTrainer:
         self._observers = tuple(observers)
         self._cursors: Counter[str] = Counter()
         self._skipped = self._skipped_in_a_row = 0
+        self._has_stepped = False
 
     def train(self) -> dict[str, EvaluationResult]:
         """Take every step, save the policy, and return the figures of each measured task.
@@ -152,6 +153,10 @@ class SftTrainer:
             if self._config_text:
                 replace_text(self._directory.path / "config.yaml", self._config_text)
             return self._run()
+        except Exception:
+            if not self._has_stepped:
+                self._directory.abandon()
+            raise
         finally:
             self._directory.release()
 
@@ -161,6 +166,7 @@ class SftTrainer:
         tokens = self._policy.forward_tokens
         for step in range(settings.num_steps):
             loss, update = self._gradient_step(step)
+            self._has_stepped = True
             losses.append(loss)
             stops = self._is_interrupted()
             if self._skipped_in_a_row >= settings.max_skipped_in_a_row:

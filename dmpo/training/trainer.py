@@ -40,7 +40,7 @@ from dmpo.training.phases import Phase, PhaseMeter, model_tokens
 from dmpo.training.prompts import fingerprint, prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 from dmpo.training.rollout import check_rewards, sample_rollouts, unmasked_sample
-from dmpo.training.run_directory import RunDirectory
+from dmpo.training.run_directory import RunDirectory, list_checkpoints
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.tracking import Tracker, environment_record
 
@@ -159,6 +159,10 @@ class Trainer:
             finally:
                 self._observers = self._observers[1:]
                 tracker.close()
+        except Exception:
+            if self._progress.step == 0 and not list_checkpoints(self._directory.path):
+                self._directory.abandon()
+            raise
         finally:
             self._directory.release()
 

@@ -104,7 +104,7 @@ def test_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> N
         ("absent.py:reward", "no file absent.py"),
         ("no_such_module:reward", "no module 'no_such_module'; a file is named by its path"),
         ("tests.rewards.functions:length", "has no function 'length'.* Did you mean 'lengths'?"),
-        ("tests.rewards.functions:NUMBER", "is no function, but a int"),
+        ("tests.rewards.functions:NUMBER", "is no function, but of type int"),
         ("fractions:Fraction", "is no function, but a class"),
         ("operator:add", "takes 'a' by position alone"),
     ],

@@ -159,3 +159,22 @@ def test_checkpoint_that_vanishes_leaves_the_others(tmp_path: Path) -> None:
     paths = [checkpoint(tmp_path, step) for step in (1, 2)]
     shutil.rmtree(paths[1])
     assert newest_checkpoint(tmp_path) == (paths[0], [])
+
+
+def test_abandoned_folder_is_as_it_was_before_the_claim(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "runs" / "a")
+    directory.claim()
+    (directory.path / "evaluations").mkdir()
+    (directory.path / "config.yaml").write_text("seed: 0\n")
+    directory.abandon()
+    directory.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_abandoning_keeps_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    directory = RunDirectory(tmp_path)
+    directory.claim()
+    directory.abandon()
+    directory.release()
+    assert (tmp_path / "mine.txt").exists()
