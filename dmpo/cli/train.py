@@ -195,7 +195,7 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     if is_main_process():
         say("policy", parts.policy.describe())
     console = Console(highlight=False)
-    is_watched = console.is_terminal and is_main_process()
+    is_watched = console.is_terminal and not console.is_dumb_terminal and is_main_process()
     view = LiveView(console) if is_watched and not plain else PlainView(console)
     with Interruption(say_stopping) as interruption:
         trainer = Trainer(

@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, final
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.figures import Figure
 
 __all__ = ["evaluation_json", "evaluation_markdown", "evaluation_record", "evaluation_table"]
 
+UNBOUNDED = 10_000
+"""Columns in which any table fits."""
 
-def evaluation_table(results: Mapping[str, EvaluationResult]) -> Table:
+
+def evaluation_table(results: Mapping[str, EvaluationResult]) -> RenderableType:
     """Return a table with one column per result and one row per figure.
+
+    Where the console is too narrow for it, every figure gets a line of its own.
 
     Args:
         results: Column heading (``before``, ``after``, …) to result, in order.
     """
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for heading in results:
-        table.add_column(heading, justify="right")
-    for label, cells in _rows(results):
-        table.add_row(label, *cells)
-    return table
+    return _FittedTable(list(results), _rows(results))
+
+
+@final
+class _FittedTable:
+    """A table, or its cells below each other."""
+
+    def __init__(self, headings: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
+        self._headings = headings
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column("", no_wrap=True)
+        for heading in self._headings:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for label, cells in self._rows:
+            table.add_row(Text(label), *map(Text, cells))
+        width = Measurement.get(console, options.update(max_width=UNBOUNDED), table).maximum
+        if width <= options.max_width:
+            yield table
+            return
+        for label, cells in self._rows:
+            yield Text(label, overflow="fold")
+            for heading, cell in zip(self._headings, cells, strict=True):
+                yield Text(f"  {heading}: {cell}", overflow="fold")
 
 
 def evaluation_markdown(results: Mapping[str, EvaluationResult]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,10 @@ class Engine:
         if not is_skipped:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            # PyTorch takes a skipped first step for a forgotten one.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.scheduler.step()
         return Update(
             gradient_norm=gradient_norm, learning_rate=learning_rate, is_skipped=is_skipped
         )

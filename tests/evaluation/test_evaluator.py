@@ -130,3 +130,13 @@ def test_table_sets_before_beside_after() -> None:
     record = json.loads(evaluation_json(results))
     assert record["after"]["figures"]["right"]["mean"] == 1
     assert "completions" not in record["after"]
+
+
+def test_table_that_is_too_wide_is_set_in_lines() -> None:
+    results = {heading: _evaluate(["2222", "1"], num_examples=2) for heading in ("[b]", "after")}
+    console = Console(width=30)
+    with console.capture() as captured:
+        console.print(evaluation_table(results))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert lines[:2] == ["right", "  [b]: 0.500 [0.095, 0.905]"]
+    assert max(map(len, lines)) <= 30
