@@ -20,11 +20,9 @@ differ in their hash seed, too.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
 import signal
@@ -32,16 +30,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from provenance import provenance, versions
+
 from tests.oracles import faults
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("dmpo-dllm", "torch", "transformers", "accelerate", "peft", "safetensors")
 DAMAGES = ("deleted", "truncated", "flipped")
 
 
@@ -180,7 +178,9 @@ def main() -> None:
     if options.name:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.md").write_text(text, encoding="utf-8")
-        record = json.dumps({"seed": options.seed, "versions": versions(), **results}, indent=1)
+        record = json.dumps(
+            {"seed": options.seed, "versions": dict(versions()), **results}, indent=1
+        )
         (RESULTS / f"{options.name}.json").write_text(record + "\n", encoding="utf-8")
     if not all(trial["recovered"] for rows in results.values() for trial in rows):
         sys.exit(1)
@@ -248,20 +248,11 @@ def report(results: dict[str, Any], seed: int, seconds: float, minutes: float) -
         "bytes of the last checkpoint's weights and optimizer. "
         f"A run left alone takes {seconds:.1f} s.",
         "",
-        f"- command: `python benchmarks/faults.py {' '.join(sys.argv[1:])}`; seed {seed}; "
-        f"{minutes:.0f} min",
-        f"- machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one "
-        "thread a run",
-        f"- versions: Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version}" for name, version in versions().items()),
-        f"- date: {datetime.date.today().isoformat()}",
+        *provenance(),
+        f"- seed {seed}, one thread a run, {minutes:.0f} min in all",
         "",
     ]
     return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def parse() -> argparse.Namespace:
