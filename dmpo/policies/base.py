@@ -23,7 +23,7 @@ class DiffusionPolicy(ABC):
     A policy is built from its config alone: ``Policy(config)`` loads weights and tokenizer.
     A backbone that predicts shifted tokens aligns them inside ``logits`` and
     ``token_logprobs``, so nobody else ever knows. Every forward pass adds the number of
-    positions it ran over to ``forward_tokens``.
+    positions it ran over to ``forward_tokens``; rows that are equal may run as one.
     """
 
     Config: ClassVar[type[PluginConfig]]
