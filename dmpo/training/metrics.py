@@ -60,8 +60,8 @@ METRICS: Mapping[str, str] = {
     "optimizer/gradient_norm": "Norm of the gradient before clipping.",
     "optimizer/learning_rate": "Learning rate of the step.",
     "optimizer/skipped_steps": "Steps so far whose loss or gradient was not finite.",
-    "tokens/<phase>": "Positions run through the model in a phase since the last line; neighbouring "
-    "rows that are equal run once.",
+    "tokens/<phase>": "Positions run through the model in a phase since the last line; "
+    "neighbouring rows that are equal run once.",
     "tokens/model": "Model tokens since the last line: forward 1, backward 2; no evaluation.",
     "tokens/model_total": "Model tokens since the beginning.",
     "tokens/per_second": "Model tokens per second since the last line; no evaluation.",
