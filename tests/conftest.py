@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,12 +21,22 @@ settings.register_profile(
 settings.load_profile("dmpo")
 
 
+FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
 @pytest.fixture
-def file_size_limit() -> Iterator[Callable[[int], None]]:
+def file_size_limit() -> Callable[[int], None]:
     """Let no file grow beyond some bytes from now on: what writing to a full disk looks like.
 
-    The limit is taken back after the test. (Python ignores the signal that comes with it.)
+    The limit ends with the test. (Python ignores the signal that comes with it.)
     """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, FILE_SIZE[1]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Take the limit back before pytest says how the test ended: its output may be a file."""
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, FILE_SIZE)

@@ -62,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted.", INTERRUPTED, debug)
     except DmpoError as error:
         return _fail(str(error), error.exit_code, debug)
-    except BrokenPipeError:
-        _abandon(sys.stdout)  # whoever read the output has gone; say nothing
-        return 1
     except BaseException as error:  # a plugin's own sys.exit() among them
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            _abandon(sys.stdout)  # whoever read the output has gone; say nothing
+            return 1
         if hasattr(error, "format_message"):  # a usage error of typer's, whose class is private
             return _fail(error.format_message(), USAGE_ERROR, debug)
         hint = "" if debug else " (--debug shows the traceback)"
@@ -90,22 +90,23 @@ def _prepare_streams() -> None:
 
 def _described(error: BaseException) -> str:
     """Return an error that is none of the library's in words."""
-    if isinstance(error, OSError):
-        if _is_stuck(sys.stdout):
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is not None:
+            return f"{error.filename}: {error.strerror}."
+        if not _takes_text(sys.stdout):
             _abandon(sys.stdout)
             return f"standard output: cannot be written: {error.strerror}."
-        if error.filename is not None and error.strerror:
-            return f"{error.filename}: {error.strerror}."
     return f"{type(error).__name__}: {error}"
 
 
-def _is_stuck(stream: TextIO) -> bool:
-    """Return whether a stream holds something that it cannot get rid of."""
+def _takes_text(stream: TextIO) -> bool:
+    """Return whether a line break can be written to a stream."""
     try:
+        stream.write("\n")
         stream.flush()
     except OSError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _abandon(stream: TextIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,10 +203,18 @@ def check_writable(output: Path, flag: str) -> None:
     """Find out before any work whether something can be written at ``output``.
 
     Raises:
-        ConfigError: If it lies below a file or in a directory that may not be written to.
+        ConfigError: If it lies below a file or in a directory that may not be written to, or
+            its name needs another locale.
     """
     from dmpo.errors import ConfigError
 
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{flag}: {decoded(str(output))} is no name in this locale "
+            f"({sys.getfilesystemencoding()}); use another, or set PYTHONUTF8=1."
+        ) from None
     try:
         existing = next(p for p in (output, *output.absolute().parents) if p.exists())
     except OSError as error:
