@@ -13,7 +13,7 @@ Of a buffer (``Experience.metrics``):
 | reward_spread_over_alpha | standard deviation of r/α inside a group, mean over groups, nats |
 | noise_exceeds_reward | 1 where the noise is larger than that spread: the weights follow the noise, not the reward; else 0 |
 
-The four log-ratio rows and the two after them appear only where α > 0.
+The three log-ratio rows and the two after them appear only where α > 0.
 
 Of a step (``Batch.metrics``):
 
