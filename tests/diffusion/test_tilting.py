@@ -131,3 +131,10 @@ def test_advantages_agree_with_plain_python(rewards, leave_one_out, epsilon):
     got = group_advantages(group(rewards), leave_one_out=leave_one_out, scale_epsilon=epsilon)
     expected = oracle.advantages(rewards, leave_one_out=leave_one_out, epsilon=epsilon)
     assert got[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_effective_sample_size_does_not_depend_on_the_scale_of_the_weights():
+    weights = torch.tensor([[1.0, 2.0, 5.0]])
+    # (1 + 2 + 5)² / (3 · (1 + 4 + 25)) = 64 / 90
+    assert effective_sample_size(weights).item() == pytest.approx(64 / 90)
+    assert effective_sample_size(10 * weights).item() == pytest.approx(64 / 90)
