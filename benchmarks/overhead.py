@@ -22,9 +22,9 @@ names run outside model and optimizer (weights, metrics), on a few hundred numbe
 Kernel time and the time of the period come from the same profiled period, so that whatever else
 the machine does meets both alike. Their ratio is a lower bound, as the profiler's own time (some
 70,000 events a period) lies between the kernels. The share takes it out: it is the bound times
-the processor time of all profiled periods over that of all plain ones. *With kernels that move
-data* adds `MOVING`: copies, concatenations and fills, nearly all of them inside the model, where
-transformers asks for them.
+the processor time of a profiled period over that of a plain one, the median of all rounds. *With
+kernels that move data* adds `MOVING`: copies, concatenations and fills, nearly all of them inside
+the model, where transformers asks for them.
 
 **Floor / step** asks the same without a profiler and without a list of names, on the plain period.
 It counts transformers' own Python and copies to the floor, and the optimizer and the draw of
@@ -276,8 +276,8 @@ def figures(found: Round, inflation: float) -> dict[str, float]:
 
 
 def inflation_of(rounds: Sequence[Round]) -> float:
-    """Return processor time with the profiler over that without, of all rounds together."""
-    return sum(r.profiled.cpu for r in rounds) / sum(r.plain.cpu for r in rounds)
+    """Return processor time with the profiler over that without, median of the rounds."""
+    return median(found.profiled.cpu / found.plain.cpu for found in rounds)
 
 
 def measured(recipe: str, seed: int, count: int) -> list[Round]:
@@ -330,8 +330,8 @@ def report(options: argparse.Namespace, rounds: Sequence[Round]) -> str:
         f"A period (one buffer and its gradient steps) takes {median(walls):.2f} s by the wall, "
         f"{median(cpus):.2f} s of processors: medians, without the profiler. What is measured how "
         "stands at the head of `benchmarks/overhead.py`. The table is of profiled periods: its "
-        f"rows that are not needed carry the profiler's own time (the periods took {inflation:.3f} "
-        "times the processor time of plain ones), and *Python in the phases* is "
+        "rows that are not needed carry the profiler's own time (profiled periods take "
+        f"{inflation:.3f} times the processor time of plain ones), and *Python in the phases* is "
         "what the others leave.",
         "",
         *provenance(),
