@@ -5,43 +5,41 @@
     python benchmarks/demo.py --split validation -- --training.learning_rate 3e-4   # to choose
 
 Every seed is one run of `dmpo train` as a process, in a folder of its own; what follows `--` is
-handed to it. Prints a Markdown table, and writes it with command, machine and versions to
-benchmarks/results/.
+handed to it. Prints a Markdown table; with --name it is kept in benchmarks/results/, with command,
+machine and versions.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
+from provenance import provenance, versions
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("dmpo-dllm", "torch", "transformers", "accelerate", "peft")
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
-    runs = [
-        train(options.recipe, seed, options.split, options.extra, Path(options.keep or scratch))
-        for scratch in [tempfile.mkdtemp(prefix="dmpo-demo-")]
-        for seed in options.seeds
-    ]
-    text = report(options.recipe, options.split, runs, sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="dmpo-demo-") as scratch:
+        folder = Path(options.keep or scratch)
+        runs = [
+            train(options.recipe, seed, options.split, options.extra, folder)
+            for seed in options.seeds
+        ]
+    text = report(options.recipe, options.split, runs)
     print(text)
     if options.name:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.name}.md").write_text(text, encoding="utf-8")
-        record = {"arguments": sys.argv[1:], "versions": versions(), "runs": runs}
+        record = {"arguments": sys.argv[1:], "versions": dict(versions()), "runs": runs}
         (RESULTS / f"{options.name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -88,7 +86,7 @@ def figures(evaluation: dict) -> dict[str, float]:
     return values
 
 
-def report(recipe: str, split: str, runs: list[dict], arguments: list[str]) -> str:
+def report(recipe: str, split: str, runs: list[dict]) -> str:
     before = [figures(next(iter(run["evaluations"].values()))) for run in runs]
     after = [figures(list(run["evaluations"].values())[-1]) for run in runs]
     seeds = [run["seed"] for run in runs]
@@ -112,12 +110,7 @@ def report(recipe: str, split: str, runs: list[dict], arguments: list[str]) -> s
         f"{statistics.mean(run['wall_seconds'] for run in runs):.0f} s with evaluations, "
         f"{runs[0]['model_tokens'] / 1e6:.2f} M model tokens (forward 1, backward 2).",
         "",
-        f"- command: `python benchmarks/demo.py {' '.join(arguments)}`",
-        f"- machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
-        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
-        f"- versions: Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version}" for name, version in versions().items()),
-        f"- date: {datetime.date.today().isoformat()}",
+        *provenance(),
         "",
     ]
     return "\n".join(lines)
@@ -125,10 +118,6 @@ def report(recipe: str, split: str, runs: list[dict], arguments: list[str]) -> s
 
 def per_seed(template: str, values: Sequence[float]) -> str:
     return " | ".join(template.format(value) for value in values) + " |"
-
-
-def versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
 
 
 if __name__ == "__main__":

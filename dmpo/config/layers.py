@@ -29,6 +29,7 @@ __all__ = [
     "assigned",
     "is_section",
     "leaf_sources",
+    "leaves",
     "merged",
     "name_of",
     "plain",
@@ -249,12 +250,17 @@ def plain(tree: Tree) -> Any:
     return tree.value
 
 
-def leaf_sources(tree: Tree, path: tuple[str, ...] = ()) -> dict[str, str]:
+def leaf_sources(tree: Tree) -> dict[str, str]:
     """Return the source of each leaf by its dotted path."""
+    return {path: leaf.source for path, leaf in leaves(tree).items()}
+
+
+def leaves(tree: Tree, path: tuple[str, ...] = ()) -> dict[str, Leaf]:
+    """Return each leaf by its dotted path, in the order of the tree."""
     if isinstance(tree, Leaf):
-        return {".".join(path): tree.source}
+        return {".".join(path): tree}
     items = tree.items() if isinstance(tree, dict) else ((str(n), t) for n, t in enumerate(tree))
-    sources: dict[str, str] = {}
+    found: dict[str, Leaf] = {}
     for key, item in items:
-        sources.update(leaf_sources(item, (*path, key)))
-    return sources
+        found.update(leaves(item, (*path, key)))
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmpo.config.layers import leaf_sources, sourced
+from dmpo.config.layers import leaves, sourced
 from dmpo.config.recipes import file_chain
 from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
@@ -107,7 +107,7 @@ def saved_config(resumption: Resumption) -> RunConfig:
 
 def settings_changes(before: RunConfig, after: RunConfig) -> list[Change]:
     """Return every setting that differs, in the order of the settings."""
-    old, new = _leaves(before), _leaves(after)
+    old, new = _values(before), _values(after)
     paths = dict.fromkeys([*old, *new])
     return [
         Change(path=path, before=old.get(path), after=new.get(path))
@@ -141,12 +141,6 @@ def _is_free(path: str, config: RunConfig) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE_SETTINGS)
 
 
-def _leaves(config: RunConfig) -> dict[str, Any]:
-    plain = config.model_dump(mode="json")
-    values: dict[str, Any] = {}
-    for path in leaf_sources(sourced(plain, "")):
-        value: Any = plain
-        for part in path.split("."):
-            value = value[int(part)] if isinstance(value, list) else value[part]
-        values[path] = value
-    return values
+def _values(config: RunConfig) -> dict[str, Any]:
+    tree = sourced(config.model_dump(mode="json"), "")
+    return {path: leaf.value for path, leaf in leaves(tree).items()}

@@ -65,25 +65,14 @@ class ElboLikelihood(Likelihood):
         config = self.config
         scored = scored_tokens(rollouts.answer_mask, config.eos)
         lengths = scored.sum(-1)
+        draws = {"antithetic": config.antithetic, "stratified": config.stratified}
         if config.estimator == "exact":
-            hidden = count_masks(
-                scored,
-                config.num_views,
-                generator,
-                antithetic=config.antithetic,
-                stratified=config.stratified,
-            )
+            hidden = count_masks(scored, config.num_views, generator, **draws)
             coefficient = exact_coefficients(hidden, lengths)
-            return Views(hidden=hidden | ~scored.unsqueeze(-2), coefficient=coefficient)
-        hidden = rate_masks(
-            scored,
-            config.num_views,
-            generator,
-            antithetic=config.antithetic,
-            stratified=config.stratified,
-            squeeze=config.antithetic,
-        )
-        coefficient = reference_coefficients(hidden, lengths)
+        else:
+            squeeze = config.antithetic
+            hidden = rate_masks(scored, config.num_views, generator, **draws, squeeze=squeeze)
+            coefficient = reference_coefficients(hidden, lengths)
         return Views(hidden=hidden | ~scored.unsqueeze(-2), coefficient=coefficient)
 
     def standard_error(

@@ -274,13 +274,11 @@ class Trainer:
     def _step_metrics(
         self, batch: Batch, losses: dict[str, float], update: Update
     ) -> dict[str, float]:
-        skipped = self._progress.skipped_steps + update.is_skipped
         return {
             **self._engine.mean(step_metrics(batch)),
             **{f"loss/{name}": value for name, value in losses.items()},
             "optimizer/gradient_norm": update.gradient_norm,
             "optimizer/learning_rate": update.learning_rate,
-            "optimizer/skipped_steps": float(skipped),
         }
 
     def _advance(
@@ -302,7 +300,11 @@ class Trainer:
             model_tokens=before.model_tokens + self._mean_tokens(phase_tokens),
         )
         self._progress = now
-        totals = {"tokens/model_total": float(now.model_tokens), "time/total": now.seconds}
+        totals = {
+            "optimizer/skipped_steps": float(now.skipped_steps),
+            "tokens/model_total": float(now.model_tokens),
+            "time/total": now.seconds,
+        }
         phases = self._engine.mean({**phase_metrics(phase_seconds, phase_tokens), **totals})
         self._emit(
             events.StepDone(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+
+from tests.docs.fences import fences
 
 _TRAINING = (
     "--steps 1 --training.warmup_steps 0 --training.prompts_per_buffer 2 "
@@ -44,3 +47,18 @@ def environment(directory: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "NO_COLOR": "1",
     }
+
+
+def type_commands(page: str, directory: Path) -> str:
+    """Type a page's bash blocks one after the other, and return what they printed."""
+    blocks = [fence.text for fence in fences(page) if fence.language == "bash"]
+    run = subprocess.run(
+        ["sh", "-c", "set -eu\n" + "".join(blocks)],
+        cwd=directory,
+        env=environment(directory),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    return run.stdout

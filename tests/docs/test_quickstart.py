@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from dmpo.training.metrics import METRICS
 from tests.docs.fences import fences, write_titled
-from tests.docs.short_runs import environment
+from tests.docs.short_runs import type_commands
 
 PAGE = "quickstart.md"
 
@@ -21,16 +20,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which everything was typed."""
     directory = tmp_path_factory.mktemp("quickstart")
     write_titled(PAGE, directory)
-    blocks = [fence.text for fence in fences(PAGE) if fence.language == "bash"]
-    run = subprocess.run(
-        ["sh", "-c", "set -eu\n" + "".join(blocks)],
-        cwd=directory,
-        env=environment(directory),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    type_commands(PAGE, directory)
     return directory
 
 
