@@ -40,6 +40,7 @@ class TransformersPolicy(DiffusionPolicy):
 
     _denoiser: Denoiser
     _module: nn.Module
+    _parts: tuple[nn.Module, ...]
     _active: nn.Module
     _frozen: Denoiser | None
     _codec: TextCodec
@@ -77,7 +78,7 @@ class TransformersPolicy(DiffusionPolicy):
             model = attach_lora(model, lora, base_name=base_name)
         self._codec = codec
         self._denoiser = Denoiser(model, logits_chunk=logits_chunk, shifted=shifted).train()
-        self._module = self._active = self._denoiser
+        self.module = self._denoiser
         self._frozen = None
 
     @property
@@ -88,6 +89,7 @@ class TransformersPolicy(DiffusionPolicy):
     @module.setter
     def module(self, module: nn.Module) -> None:
         self._module = self._active = module
+        self._parts = tuple(module.modules())
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +186,7 @@ class TransformersPolicy(DiffusionPolicy):
     def evaluating(self) -> Iterator[None]:
         """Context without gradients and dropout; restores the mode it found."""
         # Contexts nest, and setting the mode of a hundred modules is slow: set what changes.
-        training = [module for module in self._module.modules() if module.training]
+        training = [module for module in self._parts if module.training]
         for module in training:
             module.training = False
         try:

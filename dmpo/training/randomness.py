@@ -50,11 +50,9 @@ def seeded_dropout(seed: int, device: torch.device) -> Iterator[None]:
         seed: From :func:`seed_for`.
         device: The policy's.
     """
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=devices, device_type=_fork_type(device)):
-        torch.manual_seed(seed)
+    is_cpu = device.type == "cpu"
+    fork_type = "cuda" if is_cpu else device.type
+    with torch.random.fork_rng(devices=[] if is_cpu else [device], device_type=fork_type):
+        # torch.manual_seed would ask every kind of device that exists, at each step.
+        (torch.default_generator.manual_seed if is_cpu else torch.manual_seed)(seed)
         yield
-
-
-def _fork_type(device: torch.device) -> str:
-    return "cuda" if device.type == "cpu" else device.type

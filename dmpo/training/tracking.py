@@ -18,6 +18,9 @@ from typing import Any, final
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from dmpo.errors import DataError
 from dmpo.evaluation.evaluator import EvaluationResult
@@ -123,7 +126,11 @@ class Tracker:
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         with writing(self._directory / "tensorboard"):
-            self._accelerator.log(dict(values), step=step)
+            for tracker in self._accelerator.trackers:
+                if isinstance(tracker, TensorBoardTracker):
+                    _add_event(tracker.writer, values, step)
+                else:
+                    tracker.log(dict(values), step=step)
 
     def _write_evaluation(self, event: EvaluationDone) -> None:
         self._evaluations[f"step {event.step}"] = event.result
@@ -145,6 +152,20 @@ class Tracker:
             except (OSError, ValueError, AttributeError, TypeError):
                 record = {**record, "resumes": [{"step": first_step}]}
         replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _add_event(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Write all values of a step as one event.
+
+    Accelerate's own log makes an event of each, which its writing thread takes one by one.
+    """
+    summary = Summary(
+        value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    )
+    events: FileWriter | None = writer.file_writer
+    if events is not None:  # None once closed
+        events.add_summary(summary, step)
+        events.flush()
 
 
 def _saved_evaluations(run_directory: Path) -> dict[str, EvaluationResult]:
