@@ -61,19 +61,21 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> 
     """Freeze ``model`` and put trainable adapters, which start as no change, into its blocks.
 
     Args:
-        model: A transformers model; it is changed in place.
+        model: A transformers model; it is changed in place. One that does not name its
+            projections as Llama does says in ``lora_targets`` what stands for LORA_TARGETS.
         settings: Rank, scale and place of the adapters.
         base_name: What the adapter's files will name as their base.
 
     Returns:
         PEFT's wrapper of the model.
     """
+    targets = getattr(model, "lora_targets", LORA_TARGETS)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(LORA_TARGETS[settings.targets]),
-        task_type="CAUSAL_LM",
+        target_modules=list(targets[settings.targets]),
+        task_type="CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None,
     )
     # PEFT draws from the global stream, and asks transformers a question by a name about to go.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

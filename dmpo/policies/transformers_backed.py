@@ -24,6 +24,7 @@ from dmpo.policies.adapters import (
 )
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.policies.denoiser import Denoiser, begins_run
+from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.locate import quiet_library
 from dmpo.policies.text import TextCodec, save_tokenizer
 from dmpo.records import Example, Prompts
@@ -69,7 +70,7 @@ class TransformersPolicy(DiffusionPolicy):
         self.mask_token_id = mask_token_id
         self.eos_token_id = codec.eos_token_id
         self.pad_token_id = codec.pad_token_id
-        self.vocab_size = model.lm_head.weight.shape[0]
+        self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.max_length = codec.max_length
         self.forward_tokens = 0
         if gradient_checkpointing:
@@ -115,6 +116,51 @@ class TransformersPolicy(DiffusionPolicy):
     ) -> Float[Tensor, "S K V"]:
         """Return the logits of the tokens at the requested positions, in float32."""
         return self._run(tokens, attention_mask, at=at)
+
+    def new_cache(self) -> KeyValueCache:
+        """Return an empty cache, to be used for one block."""
+        return KeyValueCache()
+
+    def cached_logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+        *,
+        cache: Any,
+        window: tuple[int, int],
+    ) -> Float[Tensor, "S K V"]:
+        """Return logits from a pass over a window; the first one fills the cache."""
+        if cache.is_filled:
+            self._meter(tokens, num_positions=window[1] - window[0])
+            return cast(
+                "Tensor", self._active(tokens, attention_mask, at=at, cache=cache, window=window)
+            )
+        logits, row_of = self._run_distinct(tokens, attention_mask, at=at, cache=cache)
+        if row_of is not None:
+            cache.select(row_of)
+        return logits
+
+    def attended_logits(
+        self,
+        tokens: Int[Tensor, "S X"],
+        at: Int[Tensor, "S K"],
+        *,
+        position_ids: Int[Tensor, "S X"],
+        visible: Bool[Tensor, "S X X"],
+    ) -> Float[Tensor, "S K V"]:
+        """Return logits where each token sees what it is told to see.
+
+        Raises:
+            ConfigError: If the backbone predicts shifted tokens, or its attention kernel takes
+                no mask per pair of tokens.
+        """
+        self.forward_tokens += tokens.numel()
+        everything = torch.ones_like(tokens, dtype=torch.bool)
+        return cast(
+            "Tensor",
+            self._active(tokens, everything, at=at, position_ids=position_ids, visible=visible),
+        )
 
     def token_logprobs(
         self,
@@ -255,21 +301,31 @@ class TransformersPolicy(DiffusionPolicy):
     def _run(
         self, tokens: Int[Tensor, "S T"], attention_mask: Bool[Tensor, "S T"], **wanted: Any
     ) -> Tensor:
-        """Run the module in use, once for every run of equal rows; they share their dropout."""
+        return self._run_distinct(tokens, attention_mask, **wanted)[0]
+
+    def _run_distinct(
+        self, tokens: Int[Tensor, "S T"], attention_mask: Bool[Tensor, "S T"], **wanted: Any
+    ) -> tuple[Tensor, Int[Tensor, " S"] | None]:
+        """Run the module in use, once for every run of equal rows; they share their dropout.
+
+        Returns:
+            What was wanted, and which of the rows run each row is; None: they all ran.
+        """
         begins, row_of = begins_run(tokens, attention_mask), None
         if not bool(begins.all()):
             row_of = begins.cumsum(0) - 1
             tokens, attention_mask = tokens[begins], attention_mask[begins]
-        self._meter(tokens)
-        return cast("Tensor", self._active(tokens, attention_mask, row_of=row_of, **wanted))
+        self._meter(tokens, num_positions=tokens.shape[1])
+        result = self._active(tokens, attention_mask, row_of=row_of, **wanted)
+        return cast("Tensor", result), row_of
 
-    def _meter(self, tokens: Int[Tensor, "U T"]) -> None:
+    def _meter(self, tokens: Int[Tensor, "U T"], *, num_positions: int) -> None:
         if tokens.shape[1] > self.max_length:
             raise DataError(
                 f"sequence: {tokens.shape[1]} tokens, longer than the model's context of "
                 f"{self.max_length}; shorten the prompt or gen_length."
             )
-        self.forward_tokens += tokens.numel()
+        self.forward_tokens += tokens.shape[0] * num_positions
 
 
 def _checkpoint_blocks(model: Any) -> None:
