@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
@@ -14,12 +13,15 @@ from torch import Tensor
 from dmpo.errors import CheckpointError
 from dmpo.policies.adapters import LoraSettings
 from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
-from dmpo.policies.locate import (
-    model_directory,
-    packaged_directory,
-    quiet_library,
-    read_model_config,
+from dmpo.policies.loading import (
+    PublishedIds,
+    check_sizes,
+    check_vocabulary,
+    error_line,
+    load_model,
+    special_ids,
 )
+from dmpo.policies.locate import model_directory, packaged_directory, read_model_config
 from dmpo.policies.text import TextCodec, load_tokenizer
 from dmpo.policies.tiny import LladaShape, new_llada
 from dmpo.policies.transformers_backed import TransformersPolicy
@@ -33,8 +35,8 @@ TINY = "tiny"
 SIZES = ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length")
 """What config.json must say of the model's shape."""
 
-_PUBLISHED_MASK_ID = 126336
-_PUBLISHED_EOS_ID = 126081
+PUBLISHED = PublishedIds(num_rows=126464, mask=126336, eos=126081)
+"""Of LLaDA-8B-Base, LLaDA-8B-Instruct and LLaDA-1.5."""
 
 
 class LladaConfig(PluginConfig):
@@ -92,8 +94,11 @@ class LladaPolicy(TransformersPolicy):
         else:
             model, tokenizer = new_llada(config.scratch, attention=config.attention)
             model = model.to(getattr(torch, config.dtype))
-        mask, eos, pad = _special_ids(model.config, tokenizer)
-        _check_vocabulary(tokenizer, model.config)
+        rows = model.config.num_rows
+        mask, eos, pad = special_ids(
+            model.config, tokenizer, num_rows=rows, directory=config.model, published=PUBLISHED
+        )
+        check_vocabulary(tokenizer, num_rows=rows, directory=config.model)
         self._assemble(
             model,
             TextCodec(
@@ -147,105 +152,24 @@ def _load(config: LladaConfig) -> tuple[LLaDAModelLM, Any]:
 def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
     """Return the model in a directory of the official layout, every tensor accounted for."""
     content = read_model_config(directory, model_type="llada", family="llada")
-    _check_sizes(content, directory)
-    try:
-        with quiet_library():
-            loaded: tuple[LLaDAModelLM, dict[str, Any]] = LLaDAModelLM.from_pretrained(
-                str(directory),
-                config=LLaDAConfig(**content),
-                dtype=getattr(torch, config.dtype),
-                attn_implementation=config.attention,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, each by name
-            )
-    except CheckpointError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
-    except Exception as error:  # the library raises whatever its readers do
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        raise CheckpointError(
-            f"{directory}: the model cannot be loaded: {type(error).__name__}: {reason}"
-        ) from error
-    model, report = loaded
-    _check_tensors(model, report, directory)
-    return model
-
-
-def _check_sizes(content: Mapping[str, Any], directory: Path) -> None:
-    """Refuse a config.json whose sizes would only fail inside the library, or much later."""
-    for name in SIZES:
-        size = content.get(name)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise CheckpointError(
-                f"{directory}: config.json: {name} must be a whole number above 0; "
-                f"{f'given {size!r}' if name in content else 'it is missing'}."
-            )
+    check_sizes(content, SIZES, directory)
     if content["d_model"] % content["n_heads"]:
         raise CheckpointError(
             f"{directory}: config.json: d_model {content['d_model']} is no multiple of n_heads "
             f"{content['n_heads']}."
         )
-    theta = content.get("rope_theta", 1.0)
-    if not (isinstance(theta, int | float) and 0 < theta < math.inf):
+    try:
+        built = LLaDAConfig(**content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    except Exception as error:  # the library checks keys of its own, and raises as it likes
         raise CheckpointError(
-            f"{directory}: config.json: rope_theta must be a finite number above 0; "
-            f"given {theta!r}."
-        )
-    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
-        if not isinstance(content.get(name), int | list | None):
-            raise CheckpointError(
-                f"{directory}: config.json: {name} must be a token's number; "
-                f"given {content[name]!r}."
-            )
-
-
-def _check_tensors(model: LLaDAModelLM, report: Mapping[str, Any], directory: Path) -> None:
-    """Refuse weights that are not all there, of other shapes, or not finite."""
-    for name, saved, built in sorted(report["mismatched_keys"]):
-        raise CheckpointError(
-            f"{directory}: {name} has shape {list(saved)}; by config.json it has {list(built)}."
-        )
-    for kind in ("missing", "unexpected"):
-        wrong = sorted(map(str, report[f"{kind}_keys"]))
-        if wrong:
-            raise CheckpointError(f"{directory}: {len(wrong)} {kind} tensors, first {wrong[0]}.")
-    for name, weight in model.named_parameters():
-        if not math.isfinite(weight.detach().sum(dtype=torch.float32)):
-            raise CheckpointError(f"{directory}: {name} holds values that are not finite.")
-
-
-def _special_ids(config: LLaDAConfig, tokenizer: Any) -> tuple[int, int, int]:
-    """Return the ids of mask, EOS and pad: the config's, the tokenizer's, or the published."""
-    mask = _first_id(config.mask_token_id, tokenizer.mask_token_id, _PUBLISHED_MASK_ID)
-    eos = _first_id(config.eos_token_id, tokenizer.eos_token_id, _PUBLISHED_EOS_ID)
-    pad = _first_id(config.pad_token_id, tokenizer.pad_token_id, eos)
-    for name, value in (("mask", mask), ("eos", eos), ("pad", pad)):
-        if not 0 <= value < config.num_rows:
-            raise CheckpointError(
-                f"config.json: {name}_token_id is missing or outside the vocabulary "
-                f"({value} of {config.num_rows} rows); add it."
-            )
-    if mask == eos:
-        raise CheckpointError(f"config.json: mask_token_id and eos_token_id are both {mask}.")
-    return mask, eos, pad
-
-
-def _check_vocabulary(tokenizer: Any, config: LLaDAConfig) -> None:
-    largest = max(tokenizer.get_vocab().values(), default=0)
-    if largest >= config.num_rows:
-        raise CheckpointError(
-            f"tokenizer.json: it has token {largest}; the model has {config.num_rows} rows of "
-            "embedding, from 0. The tokenizer belongs to another model."
-        )
-
-
-def _first_id(*candidates: int | list[int] | None) -> int:
-    for candidate in candidates:
-        if isinstance(candidate, list) and candidate:
-            return candidate[0]
-        if isinstance(candidate, int):
-            return candidate
-    raise CheckpointError("config.json: a special token's id is missing.")
+            f"{directory}: config.json cannot be used: {error_line(error)}"
+        ) from error
+    model: LLaDAModelLM = load_model(
+        LLaDAModelLM, directory, built, dtype=config.dtype, attention=config.attention
+    )
+    return model
 
 
 def _readable(count: int) -> str:

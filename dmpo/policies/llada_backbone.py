@@ -17,6 +17,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from dmpo.errors import CheckpointError
+from dmpo.policies.loading import attend_both_ways
 
 __all__ = ["LLaDAConfig", "LLaDAModelLM"]
 
@@ -176,6 +177,7 @@ class LLaDAModelLM(LlamaForCausalLM):  # type: ignore[misc]
         self.model.padding_idx = None
         self.model.embed_tokens = nn.Embedding(config.num_rows, config.hidden_size)
         self.lm_head = nn.Linear(config.hidden_size, config.num_rows, bias=False)
+        attend_both_ways(self)
         self.post_init()
 
     def can_generate(self) -> bool:

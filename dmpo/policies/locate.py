@@ -15,12 +15,19 @@ from transformers.utils import logging as library_logging
 from dmpo.errors import CheckpointError, ConfigError, reading_failure
 
 __all__ = [
+    "INDEX",
+    "WEIGHTS",
     "has_weights",
     "model_directory",
     "packaged_directory",
     "quiet_library",
     "read_model_config",
 ]
+
+WEIGHTS = "model.safetensors"
+"""A model's weights in one file."""
+INDEX = "model.safetensors.index.json"
+"""Which shard holds which tensor."""
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
 
@@ -76,8 +83,7 @@ def model_directory(model: str, revision: str | None) -> Path:
 
 def has_weights(directory: Path) -> bool:
     """Return whether a directory holds a model's safetensors, whole or in shards."""
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any((directory / name).is_file() for name in names)
+    return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
 
 
 def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[str, Any]:
