@@ -263,7 +263,7 @@ def special_ids(
 
     Raises:
         CheckpointError: If an id is missing, outside the embedding, contradicted by the
-            tokenizer, an ordinary token's, or mask and EOS are one token.
+            tokenizer, or mask and EOS are one token.
     """
     holds = published is not None and published.num_rows == num_rows
     known = (published.mask, published.eos) if published and holds else (None, None)
@@ -292,13 +292,6 @@ def special_ids(
             f"{directory}: config.json: mask_token_id is {mask}, but the tokenizer's mask token "
             f"{tokenizer.mask_token!r} is {declared}; correct the wrong one."
         )
-    for name, value in (("mask", mask), ("eos", eos)):
-        token = tokenizer.convert_ids_to_tokens(value) if value < len(tokenizer) else None
-        if token is not None and value not in tokenizer.added_tokens_decoder:
-            raise CheckpointError(
-                f"{directory}: config.json: {name}_token_id {value} is the ordinary token "
-                f"{token!r} of the tokenizer; it must be a special one."
-            )
     return SpecialIds(mask, eos, pad)
 
 
