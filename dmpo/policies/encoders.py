@@ -10,12 +10,12 @@ library's class names, which it writes as the architecture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import transformers
 from torch import Tensor, nn
 
-__all__ = ["BertForMaskedLM", "DistilBertForMaskedLM", "ModernBertForMaskedLM"]
+__all__ = ["ENCODERS", "BertForMaskedLM", "DistilBertForMaskedLM", "ModernBertForMaskedLM"]
 
 
 class BertForMaskedLM(transformers.BertForMaskedLM):  # type: ignore[misc]
@@ -25,7 +25,14 @@ class BertForMaskedLM(transformers.BertForMaskedLM):  # type: ignore[misc]
         "paper": ("query", "key", "value", "intermediate.dense"),
         "all": ("query", "key", "value", "intermediate.dense", "output.dense"),
     }
-    """``output.dense`` is the second projection of attention and of the MLP alike."""
+    """``output.dense`` is the last projection of attention and of the MLP alike."""
+
+    # What the published checkpoints hold beside masked prediction: their sentence-pair task.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"bert\.pooler",
+        r"cls\.seq_relationship",
+        r"position_ids",
+    ]
 
     @property
     def model(self) -> nn.Module:
@@ -72,3 +79,11 @@ class ModernBertForMaskedLM(transformers.ModernBertForMaskedLM):  # type: ignore
     def lm_head(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., H]: a dense layer, then the projection."""
         return cast("Tensor", self.decoder(self.head(hidden)))
+
+
+ENCODERS: Mapping[str, Any] = {
+    "bert": BertForMaskedLM,
+    "distilbert": DistilBertForMaskedLM,
+    "modernbert": ModernBertForMaskedLM,
+}
+"""The classes by ``model_type``."""
