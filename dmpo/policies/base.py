@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, device, nn
 
+from dmpo.errors import ConfigError
 from dmpo.records import Example, Prompts
 from dmpo.registry import PluginConfig
 
@@ -73,6 +74,77 @@ class DiffusionPolicy(ABC):
         Returns:
             Unnormalised log-probabilities, float32.
         """
+
+    def new_cache(self) -> Any:
+        """Return an empty cache for :meth:`cached_logits`, to be used for one block.
+
+        It has ``select(rows)``, which keeps the named rows of the batch alone.
+
+        Raises:
+            ConfigError: If the backbone keeps no keys and values.
+        """
+        raise ConfigError(
+            f"sampler.cache: {type(self).__name__} keeps no keys and values; 'none' is accepted."
+        )
+
+    def cached_logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+        *,
+        cache: Any,
+        window: tuple[int, int],
+    ) -> Float[Tensor, "S K V"]:
+        """Return logits like :meth:`logits`, from a pass over a window of the sequence alone.
+
+        What lies outside is seen as the cache remembers it; the window's keys and values take
+        the place of the remembered ones. The first pass with a cache fills it, whatever the
+        window (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618, §3.2).
+
+        Args:
+            tokens: The noised sequences.
+            attention_mask: True on real tokens.
+            at: Positions in T, inside the window.
+            cache: From :meth:`new_cache`; its rows are those of ``tokens``.
+            window: First position in T, and the one behind the last.
+
+        Returns:
+            Logits, float32.
+
+        Raises:
+            ConfigError: If the backbone keeps no keys and values.
+        """
+        raise ConfigError(
+            f"sampler.cache: {type(self).__name__} keeps no keys and values; 'none' is accepted."
+        )
+
+    def attended_logits(
+        self,
+        tokens: Int[Tensor, "S X"],
+        at: Int[Tensor, "S K"],
+        *,
+        position_ids: Int[Tensor, "S X"],
+        visible: Bool[Tensor, "S X X"],
+    ) -> Float[Tensor, "S K V"]:
+        """Return logits where each token sees what it is told to see, and stands where told.
+
+        Args:
+            tokens: X tokens a row, in any arrangement.
+            at: Which of them logits are wanted of.
+            position_ids: Where each token stands; two may stand at one place.
+            visible: True at [s, i, j] if token i sees token j.
+
+        Returns:
+            Logits, float32.
+
+        Raises:
+            ConfigError: If the backbone cannot be told.
+        """
+        raise ConfigError(
+            f"sampler: {type(self).__name__} cannot be told which token sees which; choose a "
+            "sampler other than wino."
+        )
 
     @abstractmethod
     def token_logprobs(

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dmpo.errors import ConfigError
+from dmpo.policies.kv_cache import KeyValueCache
+
 __all__ = ["Denoiser", "begins_run", "mask_positions"]
 
 
@@ -70,6 +73,10 @@ class Denoiser(nn.Module):
         where: Bool[Tensor, "S T"] | None = None,
         targets: Int[Tensor, "S T"] | None = None,
         temperature: float = 1.0,
+        cache: KeyValueCache | None = None,
+        window: tuple[int, int] | None = None,
+        visible: Bool[Tensor, "U T T"] | None = None,
+        position_ids: Int[Tensor, "U T"] | None = None,
     ) -> Float[Tensor, "S K V"] | Float[Tensor, "S T"]:
         """Return logits at ``at``, or log-probabilities of ``targets`` at ``where``.
 
@@ -81,16 +88,27 @@ class Denoiser(nn.Module):
             where: Positions whose log-probabilities are wanted; given together with targets.
             targets: The tokens to score.
             temperature: Logits are divided by it before they are normalised.
+            cache: Keys and values to be filled, or to be used and updated.
+            window: The positions to run over with a filled cache: first, and behind the last.
+            visible: Which token sees which; None: every real token sees every real token.
+            position_ids: Given together with ``visible``.
 
         Returns:
             Logits [S, K, V], or log-probabilities [S, T] in nats that are zero outside
             ``where``; float32 either way.
         """
-        hidden = self._hidden(tokens, attention_mask)
         if row_of is None:
             row_of = torch.arange(tokens.shape[0], device=tokens.device)
+        if visible is not None:
+            hidden, start = self._hidden_as_told(tokens, visible, position_ids), 0
+        elif cache is not None:
+            hidden, start = self._windowed_hidden(tokens, attention_mask, cache, window)
+        else:
+            hidden, start = self._hidden(tokens, attention_mask), 0
         if at is not None:
-            return cast("Tensor", self.causal_lm.lm_head(hidden[row_of[:, None], at])).float()
+            return cast(
+                "Tensor", self.causal_lm.lm_head(hidden[row_of[:, None], at - start])
+            ).float()
         if where is None or targets is None:
             raise ValueError("either `at`, or `where` and `targets`, must be given")
         row, column = where.nonzero(as_tuple=True)
@@ -110,6 +128,60 @@ class Denoiser(nn.Module):
             position_ids=mask_positions(attention_mask) if padded else None,
             use_cache=False,
         ).last_hidden_state
+        return self._aligned(hidden)
+
+    def _windowed_hidden(
+        self,
+        tokens: Int[Tensor, "U T"],
+        attention_mask: Bool[Tensor, "U T"],
+        cache: KeyValueCache,
+        window: tuple[int, int] | None,
+    ) -> tuple[Float[Tensor, "U W H"], int]:
+        """Run over the window alone; the first time, to fill the cache, over everything.
+
+        Returns:
+            Hidden states that speak for the tokens of the window, and where the first stands.
+        """
+        start, end = window if window is not None and cache.is_filled else (0, tokens.shape[1])
+        # Where the state before a token speaks for it, the window's first token needs that one.
+        first = max(start - 1, 0) if self.shifted else start
+        padded = not bool(attention_mask.all())
+        cache.open_window(first)
+        hidden: Tensor = self.causal_lm.model(
+            input_ids=tokens[:, first:end],
+            attention_mask=attention_mask if padded else None,
+            position_ids=mask_positions(attention_mask)[:, first:end],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self._aligned(hidden), first
+
+    def _hidden_as_told(
+        self,
+        tokens: Int[Tensor, "U T"],
+        visible: Bool[Tensor, "U T T"],
+        position_ids: Int[Tensor, "U T"] | None,
+    ) -> Float[Tensor, "U T H"]:
+        model = self.causal_lm
+        kernel = model.config._attn_implementation
+        if self.shifted or kernel not in ("sdpa", "eager"):
+            reason = "predicts shifted tokens" if self.shifted else f"runs {kernel} attention"
+            raise ConfigError(
+                f"sampler: wino needs a policy whose attention can be masked token by token, by "
+                f"the kernels sdpa or eager; this one {reason}."
+            )
+        mask = visible.unsqueeze(1)
+        if kernel == "eager":  # which adds its mask to the scores
+            dtype = model.lm_head.weight.dtype
+            hide = torch.zeros((), dtype=dtype, device=mask.device)
+            mask = torch.where(mask, hide, torch.finfo(dtype).min)
+        hidden: Tensor = model.model(
+            input_ids=tokens, attention_mask=mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def _aligned(self, hidden: Float[Tensor, "U W H"]) -> Float[Tensor, "U W H"]:
+        """Put the state that speaks for each token at its place."""
         return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.shifted else hidden
 
     def _scores(

@@ -3,17 +3,19 @@
 The canvas is cut into blocks that are filled from left to right. In each step the rule names
 candidate positions of the current block, the forward pass returns logits there and nowhere
 else, a token is drawn for each, and the rule says which of them to reveal. A rule is an
-:class:`UnmaskingRule`, a way to run the model a :class:`ForwardPass` (``forward.py``): caches
-are further forward passes, confidence thresholds further rules, and neither touches the loop.
+:class:`UnmaskingRule`, a way to run the model a :class:`ForwardPass` (``forward.py``): the
+caches are forward passes, the confidence thresholds rules, and neither touches the loop.
 
 One more axis than in :mod:`dmpo.records`: L, the positions of one block.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,8 +34,10 @@ __all__ = [
     "BlockSamplerConfig",
     "BlockState",
     "Proposal",
+    "Snapshot",
     "UnmaskingRule",
     "fill_canvas",
+    "records_path",
 ]
 
 
@@ -42,6 +46,16 @@ class BlockSamplerConfig(SamplerConfig):
 
     block_length: PositiveInt | None = Field(
         None, description="Tokens per block, filled from left to right; unset: one block."
+    )
+    cache: Literal["none", "prefix", "dual"] = Field(
+        "none",
+        description="Keys and values kept for the length of a block: of what stands before it "
+        "(prefix), or of all but the block (dual). Approximate, and faster.",
+    )
+    stop_at_eos: bool = Field(
+        False,
+        description="A row that has an EOS in a finished block is done and costs nothing more; EOS "
+        "fills what is left, so no path is recorded. Off: all of the canvas is drawn.",
     )
 
     @property
@@ -91,6 +105,10 @@ class Proposal:
     """Tokens that stand there now (mask tokens where hidden)."""
     valid: Bool[Tensor, "S K"]
     """True on candidates."""
+    hidden: Bool[Tensor, "S K"]
+    """True on candidates where no token is fixed yet; the others are up for revision."""
+    newly_revealed: Int[Tensor, " S"]
+    """Tokens that the step before, inside this block, revealed in each row; 0 in the first."""
     step: int
     """Step inside this block, from 0."""
 
@@ -122,6 +140,18 @@ class UnmaskingRule(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """The canvas after a step, for whoever watches."""
+
+    completions: Int[Tensor, "S D"]
+    """Tokens, mask tokens where hidden; all rows, also finished ones."""
+    hidden: Bool[Tensor, "S D"]
+    """True where no token is fixed yet."""
+    num_forwards: int
+    """Forward passes made so far."""
+
+
 def fill_canvas(
     policy: DiffusionPolicy,
     prompts: Prompts,
@@ -131,11 +161,13 @@ def fill_canvas(
     *,
     num_rollouts: int,
     generator: torch.Generator,
+    on_step: Callable[[Snapshot], None] | None = None,
 ) -> Rollouts:
     """Fill the canvas behind each prompt, block after block (LLaDA §2.4, Algorithm 5).
 
     Which positions are hidden is kept in a boolean tensor, so a model that draws the mask
-    token itself does no harm.
+    token itself does no harm. A row that hides nothing more of the block takes part in no
+    further pass of it, and with ``stop_at_eos`` in none at all once a finished block has an EOS.
 
     Args:
         policy: The model; evaluation mode and no gradient for the time.
@@ -145,10 +177,10 @@ def fill_canvas(
         config: Lengths and temperature.
         num_rollouts: N, at least 1.
         generator: The only source of randomness, on the CPU or the policy's device.
+        on_step: Told of the canvas before the first step and after each.
 
     Returns:
-        Rollouts; ``log_probs`` where the rule is blind to tokens, the temperature is greater
-        than 0 and the forward pass returns the policy's own logits.
+        Rollouts; ``log_probs`` where :func:`records_path` is true.
 
     Raises:
         ConfigError: If N < 1, or prompt and canvas exceed the model's context.
@@ -156,33 +188,115 @@ def fill_canvas(
     """
     _check_fits(policy, prompts, config, num_rollouts)
     canvas = Canvas(policy, prompts, config.gen_length, num_rollouts)
-    is_exact = forward.is_exact and not rule.sees_tokens and config.temperature > 0
-    num_forwards = 0
+    loop = _Loop(canvas, rule, forward, config, generator, on_step or (lambda _: None))
     with policy.evaluating():
+        loop.tell()
         for start in range(0, config.gen_length, config.block_size):
-            order = _random_order(canvas.num_rows, config.block_size, generator).to(policy.device)
-            hidden = canvas.hidden[:, start : start + config.block_size]
-            step = 0
-            while bool(hidden.any()):
-                state = BlockState(hidden=hidden, order=order, step=step)
-                at, valid = _positions(rule.candidates(state))
-                at += start
-                logits = forward.logits(canvas.step_input(at, valid, block_start=start, step=step))
-                tokens = draw_tokens(logits, config.temperature, generator)
-                current = canvas.completions.gather(1, at)
-                revealed = rule.reveal(
-                    Proposal(logits=logits, tokens=tokens, current=current, valid=valid, step=step)
-                )
-                is_new = canvas.write(
-                    at, tokens, valid=valid, revealed=revealed, forward=num_forwards
-                )
-                _check_progress(is_new, rule, step)
-                if is_exact:
-                    log_probs = tempered_log_probs(logits, tokens, config.temperature)
-                    canvas.record(at, log_probs, is_new)
-                step += 1
-                num_forwards += 1
-        return canvas.rollouts(config.temperature, num_forwards, is_exact=is_exact)
+            loop.fill_block(start)
+            if config.stop_at_eos:
+                canvas.retire_ended(start + config.block_size, forward=loop.num_forwards - 1)
+        return canvas.rollouts(config.temperature, loop.num_forwards, is_exact=loop.is_exact)
+
+
+def records_path(rule: UnmaskingRule, config: BlockSamplerConfig, *, is_exact: bool) -> bool:
+    """Return whether the log-probabilities of the drawn tokens are those of the path.
+
+    So they are if the rule is blind to the drawn tokens, the temperature is greater than 0,
+    the logits are the policy's own, and no EOS is written that nobody drew.
+
+    Args:
+        rule: Chooses positions.
+        config: Temperature and what happens at EOS.
+        is_exact: Whether the forward pass returns the policy's own logits.
+    """
+    return is_exact and not rule.sees_tokens and config.temperature > 0 and not config.stop_at_eos
+
+
+@final
+class _Loop:
+    """The steps of one call, block by block."""
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        rule: UnmaskingRule,
+        forward: ForwardPass,
+        config: BlockSamplerConfig,
+        generator: torch.Generator,
+        on_step: Callable[[Snapshot], None],
+    ) -> None:
+        self._canvas = canvas
+        self._rule = rule
+        self._forward = forward
+        self._config = config
+        self._generator = generator
+        self._on_step = on_step
+        self.num_forwards = 0
+        self.is_exact = records_path(rule, config, is_exact=forward.is_exact)
+
+    def tell(self) -> None:
+        canvas = self._canvas
+        self._on_step(
+            Snapshot(
+                completions=canvas.completions,
+                hidden=canvas.hidden,
+                num_forwards=self.num_forwards,
+            )
+        )
+
+    def fill_block(self, start: int) -> None:
+        """Take steps until no row hides anything between ``start`` and the block's end."""
+        canvas, end = self._canvas, start + self._config.block_size
+        rows = canvas.live_rows
+        order = _random_order(len(rows), end - start, self._generator).to(rows.device)
+        newly_revealed = torch.zeros_like(rows)
+        for step in itertools.count():
+            hidden = canvas.hidden[rows, start:end]
+            is_open = hidden.any(dim=1)
+            if not bool(is_open.all()):
+                rows, order, hidden = rows[is_open], order[is_open], hidden[is_open]
+                newly_revealed = newly_revealed[is_open]
+            if not len(rows):
+                return
+            state = BlockState(hidden=hidden, order=order, step=step)
+            newly_revealed = self._step(rows, state, start, newly_revealed)
+            self.tell()
+
+    def _step(
+        self,
+        rows: Int[Tensor, " S"],
+        state: BlockState,
+        start: int,
+        newly_revealed: Int[Tensor, " S"],
+    ) -> Int[Tensor, " S"]:
+        """Ask the model once, reveal, and return how many tokens each row has revealed."""
+        canvas, config = self._canvas, self._config
+        at, valid = _positions(self._rule.candidates(state))
+        block = (start, start + config.block_size)
+        logits = self._forward.logits(
+            canvas.step_input(rows, at + start, valid, block=block, step=state.step)
+        )
+        tokens = draw_tokens(logits, config.temperature, self._generator)
+        revealed = self._rule.reveal(
+            Proposal(
+                logits=logits,
+                tokens=tokens,
+                current=canvas.completions[rows[:, None], at + start],
+                valid=valid,
+                hidden=state.hidden.gather(1, at) & valid,
+                newly_revealed=newly_revealed,
+                step=state.step,
+            )
+        )
+        is_new = canvas.write(
+            rows, at + start, tokens, valid=valid, revealed=revealed, forward=self.num_forwards
+        )
+        _check_progress(is_new, self._rule, state.step)
+        if self.is_exact:
+            log_probs = tempered_log_probs(logits, tokens, config.temperature)
+            canvas.record(rows, at + start, log_probs, is_new)
+        self.num_forwards += 1
+        return is_new.sum(dim=1)
 
 
 def _random_order(num_rows: int, length: int, generator: torch.Generator) -> Int[Tensor, "S L"]:

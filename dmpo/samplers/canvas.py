@@ -17,9 +17,9 @@ __all__ = ["Canvas", "through_first_eos"]
 
 @final
 class Canvas:
-    """The S = B·N rows that one ``sample`` call fills; written in place.
+    """The B·N rows that one ``sample`` call fills; written in place.
 
-    Positions ``at`` count from the first completion position.
+    Positions ``at`` count from the first completion position; ``rows`` are S of the B·N.
 
     Args:
         policy: The model whose tokens these are.
@@ -49,26 +49,36 @@ class Canvas:
         self._log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
 
     @property
-    def num_rows(self) -> int:
-        """S."""
-        return self.hidden.shape[0]
+    def live_rows(self) -> Int[Tensor, " S"]:
+        """Rows that still hide something, ascending."""
+        return self.hidden.any(dim=1).nonzero().squeeze(1)
 
     def step_input(
-        self, at: Int[Tensor, "S K"], valid: Bool[Tensor, "S K"], *, block_start: int, step: int
+        self,
+        rows: Int[Tensor, " S"],
+        at: Int[Tensor, "S K"],
+        valid: Bool[Tensor, "S K"],
+        *,
+        block: tuple[int, int],
+        step: int,
     ) -> StepInput:
         """Return what a forward pass looks at."""
+        everything = len(rows) == len(self._tokens)
         return StepInput(
-            tokens=self._tokens,
-            attention_mask=self._attention_mask,
+            rows=rows,
+            tokens=self._tokens if everything else self._tokens[rows],
+            attention_mask=self._attention_mask if everything else self._attention_mask[rows],
             at=at + self._prompt_length,
             valid=valid,
+            hidden_at=self.hidden[rows[:, None], at],
             prompt_length=self._prompt_length,
-            block_start=self._prompt_length + block_start,
+            block=(block[0] + self._prompt_length, block[1] + self._prompt_length),
             step=step,
         )
 
     def write(
         self,
+        rows: Int[Tensor, " S"],
         at: Int[Tensor, "S K"],
         tokens: Int[Tensor, "S K"],
         *,
@@ -79,6 +89,7 @@ class Canvas:
         """Reveal and hide positions as a step decided.
 
         Args:
+            rows: Which rows the step was about.
             at: Positions, each at most once per row.
             tokens: What a position takes if it was hidden and is now revealed.
             valid: False on slots whose position stays as it is.
@@ -88,33 +99,46 @@ class Canvas:
         Returns:
             True where a hidden position was revealed.
         """
-        was_hidden = self.hidden.gather(1, at)
+        cells = (rows[:, None], at)
+        was_hidden = self.hidden[cells]
         is_hidden = torch.where(valid, ~revealed, was_hidden)
         is_new = was_hidden & ~is_hidden
-        written = torch.where(is_new, tokens, self.completions.gather(1, at))
-        written = written.masked_fill(is_hidden, self._policy.mask_token_id)
-        self.completions.scatter_(1, at, written)
-        self.hidden.scatter_(1, at, is_hidden)
-        steps = self._commit_step.gather(1, at).masked_fill(is_new, forward)
-        self._commit_step.scatter_(1, at, steps)
+        written = torch.where(is_new, tokens, self.completions[cells])
+        self.completions[cells] = written.masked_fill(is_hidden, self._policy.mask_token_id)
+        self.hidden[cells] = is_hidden
+        self._commit_step[cells] = self._commit_step[cells].masked_fill(is_new, forward)
         return is_new
 
     def record(
         self,
+        rows: Int[Tensor, " S"],
         at: Int[Tensor, "S K"],
         log_probs: Float[Tensor, "S K"],
         is_new: Bool[Tensor, "S K"],
     ) -> None:
         """Keep the log-probabilities of the tokens that ``write`` called new."""
-        kept = self._log_probs.gather(1, at)
-        self._log_probs.scatter_(1, at, torch.where(is_new, log_probs, kept))
+        cells = (rows[:, None], at)
+        self._log_probs[cells] = torch.where(is_new, log_probs, self._log_probs[cells])
+
+    def retire_ended(self, length: int, *, forward: int) -> None:
+        """Fill rows that have an EOS among their first ``length`` tokens with EOS to the end.
+
+        Args:
+            length: Tokens of the finished blocks.
+            forward: Index of the forward pass that finished them.
+        """
+        ended = (self.completions[:, :length] == self._policy.eos_token_id).any(dim=1)
+        rest = ended[:, None] & self.hidden
+        self.completions[rest] = self._policy.eos_token_id
+        self._commit_step[rest] = forward
+        self.hidden &= ~rest
 
     def rollouts(self, temperature: float, num_forwards: int, *, is_exact: bool) -> Rollouts:
         """Return the filled canvas; log-probabilities only if they are exact."""
         completions = self.completions.contiguous()
         answer_mask = through_first_eos(completions, self._policy.eos_token_id)
         texts = self._policy.decode(completions)
-        starts = range(0, self.num_rows, self._num_rollouts)
+        starts = range(0, len(texts), self._num_rollouts)
         return Rollouts(
             prompts=self._prompts,
             completions=self._by_prompt(completions),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,25 +14,65 @@ __all__ = ["draw_tokens", "tempered_log_probs"]
 def draw_tokens(
     logits: Float[Tensor, "S K V"], temperature: float, generator: torch.Generator
 ) -> Int[Tensor, "S K"]:
-    """Draw from softmax(logits / temperature) by the Gumbel-max trick; argmax at 0.
+    """Draw from softmax(logits / temperature); argmax at 0.
 
-    The noise is float32: bfloat16 would cut its tail off, float64 gains nothing.
+    By inversion of the distribution function: one uniform number per position, where the
+    Gumbel-max trick wants one per position and token, and their logarithms.
 
     Args:
         logits: Float32.
         temperature: At least 0.
-        generator: Where the noise comes from; not touched at temperature 0.
+        generator: Where the uniform numbers come from; not touched at temperature 0.
 
     Returns:
         One token per position.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    noise = torch.empty(logits.shape, dtype=torch.float32, device=generator.device)
-    # −log of an exponential variate is a Gumbel variate.
-    noise = noise.exponential_(generator=generator).log_().to(logits.device)
-    # argmax(logits / temperature + gumbel), without another tensor of this size.
-    return noise.mul_(-temperature).add_(logits).argmax(dim=-1)
+    # Drawn on the generator's device: a run's numbers do not depend on where the model is.
+    uniform = torch.rand(
+        logits.shape[:-1], dtype=torch.float64, device=generator.device, generator=generator
+    )
+    return _inverted(logits, temperature, uniform.to(logits.device))
+
+
+def _inverted(
+    logits: Float[Tensor, "S K V"], temperature: float, uniform: Float[Tensor, "S K"]
+) -> Int[Tensor, "S K"]:
+    """Return the token at which the distribution function exceeds ``uniform``.
+
+    In two steps, so that nothing of the vocabulary's size is summed up one by one: first the
+    run of about √V tokens that holds it, then the token inside. The sums are float64; float32
+    would lose the tail of a vocabulary of 100,000.
+    """
+    num_tokens = logits.shape[-1]
+    length = math.isqrt(num_tokens - 1) + 1
+    num_runs = -(-num_tokens // length)
+    scaled = logits.new_empty(*logits.shape[:-1], num_runs * length)
+    torch.mul(logits, 1 / temperature, out=scaled[..., :num_tokens])
+    scaled[..., num_tokens:] = -torch.inf
+    runs = scaled.softmax(dim=-1).view(*logits.shape[:-1], num_runs, length)
+    sums = runs.sum(dim=-1)
+    run, within = _first_above(sums, uniform)
+    inside = runs.gather(-2, run[..., None, None].expand(*run.shape, 1, length)).squeeze(-2)
+    return run * length + _first_above(inside, within)[0]
+
+
+def _first_above(
+    mass: Float[Tensor, "S K X"], uniform: Float[Tensor, "S K"]
+) -> tuple[Int[Tensor, "S K"], Float[Tensor, "S K"]]:
+    """Return where the running sum of ``mass`` exceeds the share ``uniform`` of its total.
+
+    Returns:
+        The index, whose mass is positive, and how far into its mass the point lies, in [0, 1).
+    """
+    sums = mass.double().cumsum(dim=-1)
+    point = uniform[..., None] * sums[..., -1:]
+    index = torch.searchsorted(sums, point, right=True)
+    own = mass.gather(-1, index).double()
+    within = (point - (sums.gather(-1, index) - own)) / own
+    almost_one = 1 - torch.finfo(torch.float64).eps
+    return index.squeeze(-1), within.clamp(0, almost_one).squeeze(-1)
 
 
 def tempered_log_probs(

@@ -1,14 +1,14 @@
-"""How a sampler runs the model in one denoising step: plainly, or guided.
+"""How a sampler runs the model in one denoising step: plainly, guided, or with a cache.
 
-Caches belong here: a forward pass object lives for one ``sample`` call and sees every step,
-so it may keep what it computed in earlier ones.
+A forward pass object lives for one ``sample`` call and sees every step, so it may keep what it
+computed in earlier ones.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,13 +16,22 @@ from torch import Tensor
 
 from dmpo.policies.base import DiffusionPolicy
 
-__all__ = ["ForwardPass", "GuidedForward", "PlainForward", "StepInput", "make_forward"]
+__all__ = [
+    "CachedForward",
+    "ForwardPass",
+    "GuidedForward",
+    "PlainForward",
+    "StepInput",
+    "make_forward",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepInput:
     """The sequences of one denoising step, and where logits are wanted."""
 
+    rows: Int[Tensor, " S"]
+    """Which rows of the canvas these are, ascending."""
     tokens: Int[Tensor, "S T"]
     """Prompts and noised completions."""
     attention_mask: Bool[Tensor, "S T"]
@@ -31,10 +40,12 @@ class StepInput:
     """Positions in T."""
     valid: Bool[Tensor, "S K"]
     """True where ``at`` is really wanted; surplus slots fill up the shorter rows."""
+    hidden_at: Bool[Tensor, "S K"]
+    """True where no token is fixed yet at ``at``."""
     prompt_length: int
     """P."""
-    block_start: int
-    """First position in T of the current block."""
+    block: tuple[int, int]
+    """First position in T of the current block, and the one behind its last."""
     step: int
     """Step inside the current block, from 0."""
 
@@ -97,6 +108,50 @@ class GuidedForward(ForwardPass):
         return unconditional + (self._scale + 1) * (conditional - unconditional)
 
 
-def make_forward(policy: DiffusionPolicy, cfg_scale: float) -> ForwardPass:
-    """Return the guided pass where ``cfg_scale`` > 0, else the plain one."""
+@final
+class CachedForward(ForwardPass):
+    """Keys and values are kept for the length of a block (Fast-dLLM, arXiv 2505.22618, §3.2).
+
+    The first step of a block runs over everything and fills the cache; the others run over the
+    block and what follows (`prefix`), or over the block alone (`dual`).
+
+    Args:
+        policy: The model.
+        kind: Which of the two.
+    """
+
+    is_exact = False
+
+    def __init__(self, policy: DiffusionPolicy, kind: Literal["prefix", "dual"]) -> None:
+        """Remember policy and kind."""
+        self._policy = policy
+        self._kind = kind
+        self._cache: Any = None
+        self._rows = torch.empty(0, dtype=torch.long)
+
+    def logits(self, step: StepInput) -> Float[Tensor, "S K V"]:
+        """See :meth:`ForwardPass.logits`."""
+        if step.step == 0:
+            self._cache = self._policy.new_cache()
+        elif len(step.rows) < len(self._rows):
+            self._cache.select(torch.searchsorted(self._rows, step.rows))
+        self._rows = step.rows
+        start, end = step.block
+        return self._policy.cached_logits(
+            step.tokens,
+            step.attention_mask,
+            step.at,
+            cache=self._cache,
+            window=(start, end if self._kind == "dual" else step.tokens.shape[1]),
+        )
+
+
+def make_forward(
+    policy: DiffusionPolicy,
+    cache: Literal["none", "prefix", "dual"] = "none",
+    cfg_scale: float = 0.0,
+) -> ForwardPass:
+    """Return the pass with the cache, the guided one where ``cfg_scale`` > 0, or the plain one."""
+    if cache != "none":
+        return CachedForward(policy, cache)
     return GuidedForward(policy, cfg_scale) if cfg_scale > 0 else PlainForward(policy)

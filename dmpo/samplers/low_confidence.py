@@ -12,12 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Prompts, Rollouts
-from dmpo.samplers.base import Sampler
-from dmpo.samplers.block_loop import BlockState, Proposal, UnmaskingRule, fill_canvas
+from dmpo.samplers.block_loop import BlockState, Proposal, UnmaskingRule
+from dmpo.samplers.block_sampler import BlockSampler
 from dmpo.samplers.draw import tempered_log_probs
-from dmpo.samplers.forward import make_forward
 from dmpo.samplers.schedule import ScheduledSamplerConfig
 
 __all__ = ["LowConfidenceConfig", "LowConfidenceRule", "LowConfidenceSampler", "most_confident"]
@@ -54,34 +51,14 @@ class LowConfidenceRule(UnmaskingRule):
 
 
 @final
-class LowConfidenceSampler(Sampler):
+class LowConfidenceSampler(BlockSampler):
     """Draws with a fixed schedule, most confident tokens first."""
 
     Config = LowConfidenceConfig
 
-    def __init__(self, config: LowConfidenceConfig) -> None:
-        """Keep the settings."""
-        self.config = config
-        self.records_path = False
-
-    def sample(
-        self,
-        policy: DiffusionPolicy,
-        prompts: Prompts,
-        *,
-        num_rollouts: int,
-        generator: torch.Generator,
-    ) -> Rollouts:
-        """See :meth:`dmpo.samplers.base.Sampler.sample`."""
-        return fill_canvas(
-            policy,
-            prompts,
-            LowConfidenceRule(self.config.schedule),
-            make_forward(policy, self.config.cfg_scale),
-            self.config,
-            num_rollouts=num_rollouts,
-            generator=generator,
-        )
+    def rule(self) -> LowConfidenceRule:
+        """See :meth:`BlockSampler.rule`."""
+        return LowConfidenceRule(self.config.schedule)
 
 
 def most_confident(

@@ -9,15 +9,11 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import final
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Prompts, Rollouts
-from dmpo.samplers.base import Sampler
-from dmpo.samplers.block_loop import BlockState, Proposal, UnmaskingRule, fill_canvas
-from dmpo.samplers.forward import make_forward
+from dmpo.samplers.block_loop import BlockState, Proposal, UnmaskingRule
+from dmpo.samplers.block_sampler import BlockSampler
 from dmpo.samplers.schedule import ScheduledSamplerConfig
 
 __all__ = ["RandomConfig", "RandomOrderRule", "RandomSampler"]
@@ -55,31 +51,11 @@ class RandomOrderRule(UnmaskingRule):
 
 
 @final
-class RandomSampler(Sampler):
+class RandomSampler(BlockSampler):
     """Draws with a fixed schedule, positions at random."""
 
     Config = RandomConfig
 
-    def __init__(self, config: RandomConfig) -> None:
-        """Keep the settings."""
-        self.config = config
-        self.records_path = config.temperature > 0 and config.cfg_scale == 0
-
-    def sample(
-        self,
-        policy: DiffusionPolicy,
-        prompts: Prompts,
-        *,
-        num_rollouts: int,
-        generator: torch.Generator,
-    ) -> Rollouts:
-        """See :meth:`dmpo.samplers.base.Sampler.sample`."""
-        return fill_canvas(
-            policy,
-            prompts,
-            RandomOrderRule(self.config.schedule),
-            make_forward(policy, self.config.cfg_scale),
-            self.config,
-            num_rollouts=num_rollouts,
-            generator=generator,
-        )
+    def rule(self) -> RandomOrderRule:
+        """See :meth:`BlockSampler.rule`."""
+        return RandomOrderRule(self.config.schedule)

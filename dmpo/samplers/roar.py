@@ -10,14 +10,10 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 
-from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Prompts, Rollouts
-from dmpo.samplers.base import Sampler
-from dmpo.samplers.block_loop import BlockSamplerConfig, fill_canvas
-from dmpo.samplers.forward import PlainForward
+from dmpo.samplers.block_loop import BlockSamplerConfig
+from dmpo.samplers.block_sampler import BlockSampler
 from dmpo.samplers.random_order import RandomOrderRule
 
 __all__ = ["RoarConfig", "RoarSampler"]
@@ -47,31 +43,11 @@ class RoarConfig(BlockSamplerConfig):
 
 
 @final
-class RoarSampler(Sampler):
+class RoarSampler(BlockSampler):
     """Draws tokens in random order within each block."""
 
     Config = RoarConfig
 
-    def __init__(self, config: RoarConfig) -> None:
-        """Keep the settings."""
-        self.config = config
-        self.records_path = config.temperature > 0
-
-    def sample(
-        self,
-        policy: DiffusionPolicy,
-        prompts: Prompts,
-        *,
-        num_rollouts: int,
-        generator: torch.Generator,
-    ) -> Rollouts:
-        """See :meth:`dmpo.samplers.base.Sampler.sample`."""
-        return fill_canvas(
-            policy,
-            prompts,
-            RandomOrderRule(self.config.schedule),
-            PlainForward(policy),
-            self.config,
-            num_rollouts=num_rollouts,
-            generator=generator,
-        )
+    def rule(self) -> RandomOrderRule:
+        """See :meth:`BlockSampler.rule`."""
+        return RandomOrderRule(self.config.schedule)

@@ -38,6 +38,15 @@ class ScheduledSamplerConfig(BlockSamplerConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _guidance_has_no_cache(self) -> ScheduledSamplerConfig:
+        if self.cache != "none" and self.cfg_scale > 0:
+            raise ValueError(
+                f"cache {self.cache} cannot be combined with cfg_scale {self.cfg_scale}: guidance "
+                "masks the prompt, whose keys a cache keeps"
+            )
+        return self
+
 
 def tokens_per_step(num_tokens: int, num_steps: int) -> tuple[int, ...]:
     """Return ``num_tokens`` spread over ``num_steps``, the remainder on the first steps.
