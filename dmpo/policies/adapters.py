@@ -31,6 +31,7 @@ __all__ = [
     "attach_lora",
     "is_adapted",
     "load_adapter",
+    "merge_lora",
     "save_adapter",
 ]
 
@@ -81,7 +82,8 @@ def attach_lora(model: nn.Module, settings: LoraSettings, *, base_name: str) -> 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(settings.seed)
         warnings.simplefilter("ignore", FutureWarning)
-        adapted: nn.Module = get_peft_model(model, config)
+        # Adapters stay in float32 over a base in half precision: their steps are too small for it.
+        adapted: nn.Module = get_peft_model(model, config, autocast_adapter_dtype=True)
     config.base_model_name_or_path = base_name  # PEFT has put the local path here
     return adapted
 
@@ -138,6 +140,22 @@ def load_adapter(adapted: nn.Module, directory: Path) -> None:
     if missing or result.unexpected_keys:
         wrong = (missing + sorted(result.unexpected_keys))[0]
         raise CheckpointError(f"{directory}: the adapter there has other targets ({wrong}).")
+
+
+def merge_lora(adapted: nn.Module) -> nn.Module:
+    """Return the base model with the adapters added into its weights, in place.
+
+    The update is multiplied out in the adapters' precision and rounded to the base's.
+
+    Raises:
+        CheckpointError: If that gives values that are not numbers.
+    """
+    wrapper: Any = adapted
+    try:
+        merged: nn.Module = wrapper.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # what PEFT calls values that are not numbers
+        raise CheckpointError(f"the adapters cannot be merged: {_last_line(error)}") from error
+    return merged.requires_grad_(True)
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from dmpo.policies.adapters import (
     attach_lora,
     is_adapted,
     load_adapter,
+    merge_lora,
     save_adapter,
 )
 from dmpo.policies.base import DiffusionPolicy
@@ -30,6 +31,9 @@ from dmpo.policies.text import TextCodec, save_tokenizer
 from dmpo.records import Example, Prompts
 
 __all__ = ["TransformersPolicy"]
+
+SHARD_SIZE = "5GB"
+"""Largest file of weights, about that of the published checkpoints."""
 
 
 class TransformersPolicy(DiffusionPolicy):
@@ -262,8 +266,14 @@ class TransformersPolicy(DiffusionPolicy):
             if is_adapted(model):
                 save_adapter(model, directory)
             else:
-                model.save_pretrained(str(directory))
+                model.save_pretrained(str(directory), max_shard_size=SHARD_SIZE)
                 save_tokenizer(self._codec.tokenizer, directory)
+
+    def merge_adapters(self) -> None:
+        """Add the adapters into the base model's weights, in its precision."""
+        if is_adapted(self._denoiser.model):
+            self._denoiser.model = merge_lora(self._denoiser.model)
+            self.module = self._denoiser
 
     def load_weights(self, directory: Path) -> None:
         """Read back, in place, the trainable weights that ``save`` wrote.
