@@ -216,6 +216,12 @@ class DiffusionPolicy(ABC):
     def save(self, directory: Path) -> None:
         """Write weights (or the adapter), config and tokenizer in the official layout."""
 
+    def merge_adapters(self) -> None:  # noqa: B027  (a policy without adapters has none to merge)
+        """Add adapters, where there are any, into the weights, so that ``save`` writes them all.
+
+        The policy answers as before; its reference is no longer the model without adapters.
+        """
+
     @abstractmethod
     def load_weights(self, directory: Path) -> None:
         """Read back, in place, the trainable weights that ``save`` wrote.
