@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import final
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from dmpo.samplers.block_sampler import BlockSampler
 from dmpo.samplers.draw import tempered_log_probs
 from dmpo.samplers.low_confidence import most_confident
 
-__all__ = ["ThresholdConfig", "ThresholdRule", "ThresholdSampler"]
+__all__ = ["ThresholdConfig", "ThresholdRule", "ThresholdSampler", "sure_enough"]
 
 
 class ThresholdConfig(BlockSamplerConfig):
@@ -49,9 +49,8 @@ class ThresholdRule(UnmaskingRule):
 
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates that are confident enough."""
-        confidence = tempered_log_probs(proposal.logits, proposal.tokens, 1.0)
-        is_sure = (confidence.exp() >= self._threshold) & proposal.valid
-        return is_sure | most_confident(confidence, proposal.valid, 1)
+        confidence = tempered_log_probs(proposal.logits, proposal.tokens, 1.0).exp()
+        return sure_enough(confidence, proposal.valid, self._threshold)
 
 
 @final
@@ -63,3 +62,10 @@ class ThresholdSampler(BlockSampler):
     def rule(self) -> ThresholdRule:
         """See :meth:`BlockSampler.rule`."""
         return ThresholdRule(self.config.threshold)
+
+
+def sure_enough(
+    confidence: Float[Tensor, "S K"], valid: Bool[Tensor, "S K"], threshold: float
+) -> Bool[Tensor, "S K"]:
+    """Return the valid slots that reach the threshold, and each row's best."""
+    return ((confidence >= threshold) & valid) | most_confident(confidence, valid, 1)

@@ -14,13 +14,13 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from dmpo.policies.llada import LladaConfig, LladaPolicy
 from dmpo.records import Example, Prompts
-from dmpo.samplers.block_loop import BlockSamplerConfig, fill_canvas
-from dmpo.samplers.forward import PlainForward
+from dmpo.samplers.factor import FactorConfig, FactorRule, FactorSampler
 from dmpo.samplers.low_confidence import LowConfidenceConfig, LowConfidenceSampler
+from dmpo.samplers.threshold import ThresholdConfig, ThresholdSampler, sure_enough
+from dmpo.samplers.wino import WinoConfig, WinoSampler
 from tests.oracles.samplers import logits_of, replay_path
 from tests.paths import FIXTURES, needs_fixtures
 from tests.samplers.policies import seeded
-from tests.samplers.test_block_loop import ThresholdRule
 
 pytestmark = needs_fixtures
 
@@ -77,23 +77,108 @@ def test_low_confidence_equals_the_official_sampler(policy, recorded, name):
     assert rollouts.num_forwards == case["forward_calls"]
 
 
-@pytest.mark.parametrize("name", ["pd_threshold_0.9", "pd_threshold_0.5"])
-def test_loop_with_a_threshold_rule_equals_the_official_sampler(policy, recorded, name):
-    case, tensors = recorded[0][name], recorded[1]
-    arguments = case["arguments"]
-    lengths = {key: arguments[key] for key in ("gen_length", "block_length")}
-    rollouts = fill_canvas(
-        policy,
-        prompts_of(tensors[f"{name}.prompt_ids"]),
-        ThresholdRule(arguments["threshold_pd"]),
-        PlainForward(policy),
-        BlockSamplerConfig(**lengths, temperature=0),
-        num_rollouts=1,
-        generator=seeded(),
+def fast_sampler(name, arguments):
+    """Return our sampler for an official run with the given arguments."""
+    kind = name.partition("_")[0]
+    config = {key: arguments[key] for key in ("gen_length", "block_length", "temperature")}
+    if kind == "wino":
+        thresholds = {
+            "threshold": arguments["threshold_wino"],
+            "threshold_back": arguments["threshold_wino_back"],
+        }
+        return WinoSampler(WinoConfig(**config, **thresholds))
+    config["cache"] = "none" if kind == "pd" else kind
+    if "threshold_pd" in arguments:
+        return ThresholdSampler(ThresholdConfig(**config, threshold=arguments["threshold_pd"]))
+    if "factor" in arguments:
+        return FactorSampler(FactorConfig(**config, factor=arguments["factor"], reference=True))
+    return LowConfidenceSampler(LowConfidenceConfig(**config, steps=arguments["steps"]))
+
+
+FAST = [
+    f"{kind}_{rule}"
+    for kind in ("pd", "prefix", "dual")
+    for rule in (
+        "fixed",
+        "fixed_one_block",
+        "threshold_0.9",
+        "threshold_0.5",
+        "factor_1",
+        "factor_0.5",
     )
-    expected = tensors[f"{name}.output_ids"][:, -lengths["gen_length"] :]
-    assert rollouts.completions[:, 0].equal(expected)
+]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_sampler_equals_the_official_one(policy, recorded, name):
+    case, tensors = recorded[0][name], recorded[1]
+    sampler = fast_sampler(name, case["arguments"])
+    rollouts = sampler.sample(
+        policy, prompts_of(tensors[f"{name}.prompt_ids"]), num_rollouts=1, generator=seeded()
+    )
+    length = sampler.config.gen_length
+    assert rollouts.completions[:, 0].equal(tensors[f"{name}.output_ids"][:, -length:])
+    assert rollouts.commit_step[:, 0].equal(tensors[f"{name}.commit_forward"])
     assert rollouts.num_forwards == case["forward_calls"]
+
+
+@pytest.mark.parametrize("name", ["wino_default", "wino_one_block", "wino_low"])
+def test_wino_equals_the_official_sampler_row_by_row_and_in_a_batch(policy, recorded, name):
+    case, tensors = recorded[0][name], recorded[1]
+    sampler = fast_sampler(name, case["arguments"])
+    prompts, expected = tensors[f"{name}.prompt_ids"], tensors[f"{name}.output_ids"]
+    length = sampler.config.gen_length
+    together = sampler.sample(policy, prompts_of(prompts), num_rollouts=1, generator=seeded())
+    assert together.completions[:, 0].equal(expected[:, -length:])
+    for row, calls in enumerate(case["forward_calls"]):
+        alone = sampler.sample(
+            policy, prompts_of(prompts[row : row + 1]), num_rollouts=1, generator=seeded()
+        )
+        assert alone.completions[0].equal(expected[row : row + 1, -length:])
+        assert alone.num_forwards == calls
+
+
+def test_threshold_and_factor_reveal_what_the_official_rules_reveal():
+    for row in json.loads((FIXTURES / "samplers" / "rules.json").read_text())["rows"]:
+        confidence = torch.tensor([row["confidences"]])
+        valid = torch.ones_like(confidence, dtype=torch.bool)
+        for factor in (0.5, 1, 2):
+            for reference, suffix in ((True, "official"), (False, "rule")):
+                rule = FactorRule(float(factor), reference=reference)
+                chosen = rule.safe(confidence, valid)[0].nonzero().flatten().tolist()
+                assert chosen == row[f"factor_{factor}_{suffix}"]
+        for threshold in (0.6, 0.9):
+            chosen = sure_enough(confidence, valid, threshold)[0].nonzero().flatten().tolist()
+            assert chosen == row[f"threshold_{threshold}"]
+
+
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+def test_cached_logits_equal_the_official_ones_in_consecutive_steps(policy, kind):
+    tensors = load_file(FIXTURES / "samplers" / "cache.safetensors")
+    start, end, cache = 15, 23 if kind == "dual" else 31, policy.new_cache()
+    everywhere = torch.arange(31).expand(2, -1)
+    for step, positions in ((0, everywhere), (1, everywhere[:, start:end]), (2, None)):
+        tokens = tensors[f"step{step}.input_ids"]
+        at = everywhere[:, start:end] if positions is None else positions
+        with policy.evaluating():
+            logits = policy.cached_logits(
+                tokens, torch.ones_like(tokens).bool(), at, cache=cache, window=(start, end)
+            )
+        expected = tensors["step0.full_logits" if step == 0 else f"step{step}.{kind}_logits"]
+        torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_logits_under_a_shadow_equal_the_official_ones(policy):
+    tensors = load_file(FIXTURES / "samplers" / "wino_forward.safetensors")
+    tokens = tensors["input_ids"]
+    with policy.evaluating():
+        logits = policy.attended_logits(
+            tokens,
+            torch.arange(tokens.shape[1])[None],
+            position_ids=tensors["position_ids"],
+            visible=tensors["attention_mask"][:, 0],
+        )
+    torch.testing.assert_close(logits, tensors["logits"], atol=2e-4, rtol=1e-4)
 
 
 def test_padded_batch_equals_the_official_sampler_that_honours_the_mask(policy):
