@@ -15,6 +15,7 @@ from dmpo.policies.adapters import LoraSettings
 from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
 from dmpo.policies.loading import (
     PublishedIds,
+    check_attention,
     check_sizes,
     check_vocabulary,
     error_line,
@@ -22,6 +23,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, packaged_directory, read_model_config
+from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec, load_tokenizer
 from dmpo.policies.tiny import LladaShape, new_llada
 from dmpo.policies.transformers_backed import TransformersPolicy
@@ -57,9 +59,13 @@ class LladaConfig(PluginConfig):
     gradient_checkpointing: bool = Field(
         False, description="Recompute each block in the backward pass instead of storing it."
     )
-    attention: Literal["sdpa", "eager", "flex_attention"] = Field(
-        "sdpa", description="Attention kernel of the library."
+    quantization: Literal["nf4"] | None = Field(
+        None,
+        description="Hold the frozen weights under adapters in 4 bits (bitsandbytes, CUDA alone).",
     )
+    attention: Literal[
+        "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = Field("sdpa", description="Attention kernel of the library.")
     logits_chunk: PositiveInt = Field(
         1024, description="Positions projected onto the vocabulary at a time."
     )
@@ -73,6 +79,10 @@ class LladaConfig(PluginConfig):
             raise ValueError("give either model or scratch: scratch loads nothing")
         if self.revision is not None and (self.scratch is not None or self.model == TINY):
             raise ValueError("revision is for a model on the hub; name one with model")
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization: weights in 4 bits do not train; add adapters (lora)")
+        if self.quantization is not None and self.scratch is not None:
+            raise ValueError("quantization is for a model that is loaded; scratch loads nothing")
         return self
 
 
@@ -86,9 +96,12 @@ class LladaPolicy(TransformersPolicy):
         """Load, or build, model and tokenizer.
 
         Raises:
+            ConfigError: If the attention kernel or the quantisation is not usable here.
             CheckpointError: If files are missing, unreadable or of another family.
         """
         self.config = config
+        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
+        check_quantization(config.quantization)
         if config.scratch is None:
             model, tokenizer = _load(config)
         else:
@@ -167,7 +180,12 @@ def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
             f"{directory}: config.json cannot be used: {error_line(error)}"
         ) from error
     model: LLaDAModelLM = load_model(
-        LLaDAModelLM, directory, built, dtype=config.dtype, attention=config.attention
+        LLaDAModelLM,
+        directory,
+        built,
+        dtype=config.dtype,
+        attention=config.attention,
+        quantization=config.quantization,
     )
     return model
 

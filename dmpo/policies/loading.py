@@ -7,7 +7,6 @@ model class, its configuration and what it knows of its published checkpoints.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from dmpo.errors import CheckpointError, ConfigError, reading_failure
-from dmpo.policies.locate import INDEX, WEIGHTS, quiet_library
+from dmpo.errors import CheckpointError, ConfigError
+from dmpo.policies.locate import INDEX, WEIGHTS, quiet_library, shard_names
+from dmpo.policies.quantization import check_quantization, quantized_loading
 
 __all__ = [
     "PublishedIds",
@@ -72,7 +72,7 @@ def load_model(
     *,
     dtype: str,
     attention: str,
-    quantization: Any = None,
+    quantization: str | None = None,
 ) -> Any:
     """Return the model in a directory, every tensor accounted for.
 
@@ -84,16 +84,16 @@ def load_model(
         config: The model's configuration, an instance of the class's own.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         attention: Attention kernel, by the library's name.
-        quantization: A quantisation config of the library, or None.
+        quantization: ``nf4``, or None.
 
     Raises:
-        ConfigError: If the attention kernel is not usable here.
+        ConfigError: If the attention kernel or the quantisation is not usable here.
         CheckpointError: If files are missing, unreadable or of another family, or tensors are
             missing, unknown, of other shapes or not finite.
     """
     check_attention(attention, dtype=dtype)
+    check_quantization(quantization)
     check_weight_files(directory)
-    quantized = {} if quantization is None else {"quantization_config": quantization}
     try:
         with quiet_library():
             model, report = model_class.from_pretrained(
@@ -106,7 +106,7 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, each by name
-                **quantized,
+                **quantized_loading(quantization),
             )
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
@@ -141,7 +141,7 @@ def check_attention(attention: str, *, dtype: str) -> None:
         return
     package, is_installed = FLASH_ATTENTION[attention]
     if not torch.cuda.is_available():
-        problem = "needs a CUDA device, and there is none here"
+        problem = f"({package}) needs a CUDA device, and there is none here"
     elif not is_installed():
         problem = f"needs the package {package}, which is not installed"
     elif dtype == "float32":
@@ -157,10 +157,7 @@ def check_weight_files(directory: Path) -> None:
     Raises:
         CheckpointError: If so; the message names the file.
     """
-    index = directory / INDEX
-    whole = directory / WEIGHTS
-    names = [WEIGHTS] if whole.is_file() else _shards(index)
-    for name in names:
+    for name in [WEIGHTS] if (directory / WEIGHTS).is_file() else shard_names(directory):
         file = directory / name
         if not file.is_file():
             raise CheckpointError(
@@ -173,24 +170,6 @@ def check_weight_files(directory: Path) -> None:
             raise CheckpointError(
                 f"{file}: it is cut short or damaged ({str(error).strip()}); fetch it again."
             ) from error
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{index.parent}: no {WEIGHTS} there.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index}: it cannot be read: {reading_failure(error)}.") from error
-    files = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise CheckpointError(f"{index}: it has no weight_map from tensors to files.")
-    for tensor, name in files.items():
-        if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\"} & set(name):
-            raise CheckpointError(
-                f"{index}: {tensor} must lie in a file of this folder; given {name!r}."
-            )
-    return sorted(set(files.values()))
 
 
 def _check_tensors(model: nn.Module, report: Mapping[str, Any], directory: Path) -> None:

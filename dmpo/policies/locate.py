@@ -22,6 +22,7 @@ __all__ = [
     "packaged_directory",
     "quiet_library",
     "read_model_config",
+    "shard_names",
 ]
 
 WEIGHTS = "model.safetensors"
@@ -72,9 +73,14 @@ def model_directory(model: str, revision: str | None) -> Path:
         except Exception as error:  # the hub's client raises whatever its transport does
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
-        if has_weights(found):
+        # A download that broke off has left a part in the cache: the hub has the rest.
+        if _is_complete(found) or (has_weights(found) and not offline):
             return found
-        reason = "it has no safetensors weights"
+        reason = (
+            "the part in the local cache is incomplete"
+            if has_weights(found)
+            else "it has no safetensors weights"
+        )
     raise CheckpointError(
         f"policy.model: {model} is not a directory here and could not be fetched from the hub: "
         f"{reason}"
@@ -84,6 +90,42 @@ def model_directory(model: str, revision: str | None) -> Path:
 def has_weights(directory: Path) -> bool:
     """Return whether a directory holds a model's safetensors, whole or in shards."""
     return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+
+
+def shard_names(directory: Path) -> list[str]:
+    """Return the files that ``model.safetensors.index.json`` lists.
+
+    Raises:
+        CheckpointError: If it is missing, unreadable, or names a file outside its folder.
+    """
+    index = directory / INDEX
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory}: no {WEIGHTS} there.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: it cannot be read: {reading_failure(error)}; fetch it again."
+        ) from error
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{index}: it has no weight_map from tensors to files.")
+    for tensor, name in files.items():
+        if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\"} & set(name):
+            raise CheckpointError(
+                f"{index}: {tensor} must lie in a file of this folder; given {name!r}."
+            )
+    return sorted(set(files.values()))
+
+
+def _is_complete(directory: Path) -> bool:
+    """Return whether all files of weights are there; what is wrong with an index shows later."""
+    if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
+        return has_weights(directory)
+    try:
+        return all((directory / name).is_file() for name in shard_names(directory))
+    except CheckpointError:
+        return True
 
 
 def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[str, Any]:
@@ -100,8 +142,8 @@ def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[
     file = directory / "config.json"
     if (directory / "adapter_config.json").is_file() and not file.is_file():
         raise CheckpointError(
-            f"{directory}: it holds an adapter, not a model; name the base model and load the "
-            "adapter into it."
+            f"{directory}: it holds an adapter, not a model; merge it into its base with "
+            "`dmpo export RUN --merge`, or name the base."
         )
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
