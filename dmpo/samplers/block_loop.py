@@ -188,7 +188,7 @@ def fill_canvas(
     """
     _check_fits(policy, prompts, config, num_rollouts)
     canvas = Canvas(policy, prompts, config.gen_length, num_rollouts)
-    loop = _Loop(canvas, rule, forward, config, generator, on_step or (lambda _: None))
+    loop = _Loop(canvas, rule, forward, config, generator, on_step)
     with policy.evaluating():
         loop.tell()
         for start in range(0, config.gen_length, config.block_size):
@@ -223,7 +223,7 @@ class _Loop:
         forward: ForwardPass,
         config: BlockSamplerConfig,
         generator: torch.Generator,
-        on_step: Callable[[Snapshot], None],
+        on_step: Callable[[Snapshot], None] | None,
     ) -> None:
         self._canvas = canvas
         self._rule = rule
@@ -235,14 +235,12 @@ class _Loop:
         self.is_exact = records_path(rule, config, is_exact=forward.is_exact)
 
     def tell(self) -> None:
-        canvas = self._canvas
-        self._on_step(
-            Snapshot(
-                completions=canvas.completions,
-                hidden=canvas.hidden,
-                num_forwards=self.num_forwards,
+        """Show the canvas as it is to whoever watches."""
+        if self._on_step is not None:
+            completions, hidden = self._canvas.completions.clone(), self._canvas.hidden.clone()
+            self._on_step(
+                Snapshot(completions=completions, hidden=hidden, num_forwards=self.num_forwards)
             )
-        )
 
     def fill_block(self, start: int) -> None:
         """Take steps until no row hides anything between ``start`` and the block's end."""

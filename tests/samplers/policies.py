@@ -62,6 +62,23 @@ class RandomPolicy(DiffusionPolicy):
         logits[..., self.mask_token_id] = -1e4
         return logits
 
+    def attended_logits(
+        self,
+        tokens: Int[Tensor, "S X"],
+        at: Int[Tensor, "S K"],
+        *,
+        position_ids: Int[Tensor, "S X"],
+        visible: Bool[Tensor, "S X X"],
+    ) -> Float[Tensor, "S K V"]:
+        assert self._is_evaluating
+        self.forward_tokens += tokens.numel()
+        apart = position_ids[:, :, None] - position_ids[:, None, :]
+        distance = self._distance[apart + self.max_length] * visible[..., None]
+        state = torch.einsum("bjh,bijh->bih", self._embedding[tokens], distance).tanh()
+        logits = state.gather(1, at[..., None].expand(-1, -1, 16)) @ self._head
+        logits[..., self.mask_token_id] = -1e4
+        return logits
+
     def token_logprobs(
         self,
         noisy: Int[Tensor, "S T"],

@@ -18,25 +18,8 @@ from dmpo.samplers.canvas import through_first_eos
 from dmpo.samplers.forward import PlainForward
 from dmpo.samplers.low_confidence import LowConfidenceRule
 from dmpo.samplers.random_order import RandomOrderRule
-from tests.oracles.samplers import greedy_threshold, logits_of
+from dmpo.samplers.threshold import ThresholdRule
 from tests.samplers.policies import RandomPolicy, make_prompts, seeded
-
-
-class ThresholdRule(UnmaskingRule):
-    """Rows reveal different numbers of tokens: all above a threshold and always the best."""
-
-    sees_tokens = True
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
-
-    def candidates(self, state: BlockState) -> Bool[Tensor, "S L"]:
-        return state.hidden
-
-    def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
-        confidence = proposal.logits.softmax(-1).amax(-1).masked_fill(~proposal.valid, -1.0)
-        best = torch.zeros_like(proposal.valid).scatter_(1, confidence.argmax(1)[:, None], True)
-        return (confidence > self.threshold) | best
 
 
 class SecondThoughtsRule(UnmaskingRule):
@@ -80,21 +63,6 @@ def fill(policy, prompts, rule, *, num_rollouts=1, seed=0, **settings):
         num_rollouts=num_rollouts,
         generator=seeded(seed),
     )
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
-def test_loop_equals_rows_alone_when_rows_reveal_different_numbers(threshold):
-    policy = RandomPolicy()
-    texts = ["1 2 3", "4", "5 1", "2 2 2 2"]
-    rollouts = fill(
-        policy, make_prompts(policy, *texts), ThresholdRule(threshold), gen_length=8, temperature=0
-    )
-    for row, text in enumerate(texts):
-        prompt = [int(token) for token in text.split()]
-        alone = greedy_threshold(
-            logits_of(policy, len(prompt)), prompt, 6, gen_length=8, threshold=threshold
-        )
-        assert rollouts.completions[row, 0].tolist() == alone
 
 
 def test_rows_that_reveal_different_numbers_take_as_many_passes_as_the_slowest():
@@ -168,6 +136,68 @@ def test_num_forwards_and_commit_steps_agree_with_the_calls():
     assert rollouts.num_forwards == len(policy.asked) == 4
     assert sorted(rollouts.commit_step[0, 0, :3].tolist()) == [0, 0, 1]
     assert sorted(rollouts.commit_step[0, 0, 3:].tolist()) == [2, 2, 3]
+
+
+def test_row_that_has_filled_its_block_takes_part_in_no_further_pass_of_it():
+    policy = RandomPolicy(seed=2)
+    prompts = make_prompts(policy, "1 2 3", "4", "5 1")
+    rollouts = fill(policy, prompts, ThresholdRule(0.6), gen_length=8, temperature=0)
+    passes_of_row = rollouts.commit_step[:, 0].amax(-1) + 1
+    assert sum(len(tokens) for tokens, _, _ in policy.asked) == int(passes_of_row.sum())
+
+
+def test_row_ends_with_a_finished_block_that_has_an_eos():
+    policy = RandomPolicy(scale=0.5)
+    prompts = make_prompts(policy, "1 2", "3")
+    rollouts = fill(
+        policy,
+        prompts,
+        RandomOrderRule((1, 1)),
+        num_rollouts=8,
+        gen_length=6,
+        block_length=2,
+        stop_at_eos=True,
+    )
+    rows, steps = rollouts.completions.flatten(0, 1), rollouts.commit_step.flatten(0, 1)
+    ended = (rows[:, :2] == policy.eos_token_id).any(dim=1)
+    assert 0 < ended.sum() < len(rows)
+    assert (rows[ended, 2:] == policy.eos_token_id).all()
+    assert (steps[ended, 2:] == 1).all()
+    assert len(policy.asked[2][0]) == int((~ended).sum())
+    assert rollouts.log_probs is None
+
+
+def test_every_row_may_end_before_the_canvas_does():
+    policy = RandomPolicy()
+    plain = policy.logits
+
+    def always_eos(tokens, attention_mask, at):
+        logits = plain(tokens, attention_mask, at)
+        logits[..., policy.eos_token_id] = 1e4
+        return logits
+
+    policy.logits = always_eos
+    rule = RandomOrderRule((2,))
+    rollouts = fill(
+        policy, make_prompts(policy, "1"), rule, gen_length=8, block_length=2, stop_at_eos=True
+    )
+    assert rollouts.num_forwards == 1
+    assert rollouts.completions.tolist() == [[[policy.eos_token_id] * 8]]
+
+
+def test_watcher_is_told_of_the_canvas_before_and_after_each_step():
+    policy, seen = RandomPolicy(), []
+    fill_canvas(
+        policy,
+        make_prompts(policy, "1", "2 3"),
+        RandomOrderRule((2, 1)),
+        PlainForward(policy),
+        BlockSamplerConfig(gen_length=3),
+        num_rollouts=1,
+        generator=seeded(),
+        on_step=lambda shot: seen.append((int(shot.hidden.sum()), shot.num_forwards)),
+    )
+    assert seen == [(6, 0), (2, 1), (0, 2)]
 
 
 def test_rollouts_lie_group_by_group():
