@@ -172,7 +172,7 @@ class Denoiser(nn.Module):
             )
         mask = visible.unsqueeze(1)
         if kernel == "eager":  # which adds its mask to the scores
-            dtype = model.lm_head.weight.dtype
+            dtype = model.get_output_embeddings().weight.dtype
             hide = torch.zeros((), dtype=dtype, device=mask.device)
             mask = torch.where(mask, hide, torch.finfo(dtype).min)
         hidden: Tensor = model.model(

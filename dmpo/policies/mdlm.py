@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, final
 
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from dmpo.errors import CheckpointError, ConfigError
@@ -27,6 +27,7 @@ from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.loading import (
     SpecialIds,
     attend_both_ways,
+    check_attention,
     check_sizes,
     check_vocabulary,
     error_line,
@@ -34,6 +35,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, read_model_config
+from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec, load_tokenizer
 from dmpo.policies.transformers_backed import TransformersPolicy
 from dmpo.registry import PluginConfig
@@ -67,6 +69,10 @@ class MdlmConfig(PluginConfig):
     gradient_checkpointing: bool = Field(
         False, description="Recompute each block in the backward pass instead of storing it."
     )
+    quantization: Literal["nf4"] | None = Field(
+        None,
+        description="Hold the frozen weights under adapters in 4 bits (bitsandbytes, CUDA alone).",
+    )
     attention: Literal[
         "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = Field("sdpa", description="Attention kernel of the library.")
@@ -83,6 +89,12 @@ class MdlmConfig(PluginConfig):
         min_length=1,
         description="The token that stands for noise, where the checkpoint does not name it.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> MdlmConfig:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization: weights in 4 bits do not train; add adapters (lora)")
+        return self
 
 
 @final
@@ -110,6 +122,8 @@ class MdlmPolicy(TransformersPolicy):
             ConfigError: If a setting does not fit the checkpoint.
         """
         self.config = config
+        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
+        check_quantization(config.quantization)
         directory = model_directory(config.model, config.revision)
         content = _read_config(directory)
         model = _load_model(directory, content, config)
@@ -237,7 +251,12 @@ def _load_model(directory: Path, content: Mapping[str, Any], config: MdlmConfig)
     elif getattr(built, "is_decoder", False):
         built.is_decoder = False
     model = load_model(
-        model_class, directory, built, dtype=config.dtype, attention=config.attention
+        model_class,
+        directory,
+        built,
+        dtype=config.dtype,
+        attention=config.attention,
+        quantization=config.quantization,
     )
     attend_both_ways(model)
     return model

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dmpo.policies.mdlm import MdlmConfig, MdlmPolicy
 from dmpo.records import Example
@@ -126,6 +126,16 @@ def test_mdlm_padded_batch_equals_single_rows(family, checkpoints):
         torch.testing.assert_close(scores[row, padding:], score[0], **close)
 
 
+def test_mdlm_padded_batch_equals_single_rows_within_windows(tmp_path):
+    windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    policy = load(write_checkpoint(tmp_path, "qwen2", **windows))
+    noisy, mask, targets, where = padded_batch(policy)
+    with policy.evaluating():
+        together = policy.token_logprobs(noisy, mask, targets, where)[1:2, 3:]
+        alone = policy.token_logprobs(*(rows[1:2, 3:] for rows in (noisy, mask, targets, where)))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mdlm_reads_and_writes_the_same_tensors(family, checkpoints, tmp_path):
     load(checkpoints[family]).save(tmp_path)
@@ -200,6 +210,19 @@ def test_mdlm_adapter_is_saved_alone_and_its_base_is_the_reference(family, check
         torch.testing.assert_close(logits(policy, tokens), logits(base, tokens))
 
 
+@pytest.mark.parametrize("family", ["qwen2", "bert", "modernbert"])
+def test_mdlm_merged_adapters_are_the_librarys_own_checkpoint(family, checkpoints, tmp_path):
+    policy = load(checkpoints[family], lora={"rank": 2, "dropout": 0.0, "targets": "all"})
+    shake(policy)
+    tokens = padded_batch(policy)[2][:1]
+    before = logits(policy, tokens)
+    policy.merge_adapters()
+    policy.save(tmp_path)
+    torch.testing.assert_close(library_logits(tmp_path, tokens), before, atol=1e-4, rtol=1e-4)
+    read = load_file(checkpoints[family] / "model.safetensors")
+    assert load_file(tmp_path / "model.safetensors").keys() == read.keys()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mdlm_frozen_copy_is_the_reference_of_full_fine_tuning(family, checkpoints):
     policy = load(checkpoints[family])
@@ -265,7 +288,13 @@ def test_mdlm_description_says_what_runs_and_what_trains(checkpoints):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"model": ""}, {"model": "x/y", "mask_token": ""}, {"model": "x/y", "remote_code": True}],
+    [
+        {},
+        {"model": ""},
+        {"model": "x/y", "mask_token": ""},
+        {"model": "x/y", "quantization": "nf4"},
+        {"model": "x/y", "remote_code": True},
+    ],
 )
 def test_mdlm_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(ValidationError):
@@ -285,3 +314,30 @@ def test_mdlm_published_bert_is_read_without_its_sentence_pair_task(tmp_path, ch
     left_out = official.keys() - ours.keys()
     assert all(name.startswith(("bert.pooler", "cls.seq_relationship")) for name in left_out)
     assert all(torch.equal(official[name], tensor) for name, tensor in ours.items())
+
+
+def test_mdlm_first_published_names_of_berts_tensors_are_kept(tmp_path):
+    file = write_checkpoint(tmp_path / "official", "bert") / "model.safetensors"
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = load_file(file)
+    for name in list(tensors):
+        for new, published in old.items():
+            if name.endswith(new):
+                tensors[name.replace(new, published)] = tensors.pop(name)
+    save_file(tensors, file, {"format": "pt"})
+    load(tmp_path / "official").save(tmp_path / "ours")
+    assert (tmp_path / "ours" / "model.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_mdlm_bert_that_was_made_a_decoder_looks_both_ways(tmp_path, checkpoints):
+    policy = load(write_checkpoint(tmp_path, "bert", is_decoder=True))
+    tokens = padded_batch(policy)[2][:1]
+    assert torch.equal(logits(policy, tokens), logits(load(checkpoints["bert"]), tokens))
+
+
+def test_mdlm_is_saved_whatever_the_settings_of_generation(tmp_path):
+    write_checkpoint(tmp_path / "one", "qwen2")
+    unsound = {"do_sample": False, "temperature": 0.7}
+    (tmp_path / "one" / "generation_config.json").write_text(json.dumps(unsound))
+    load(tmp_path / "one").save(tmp_path / "two")
+    assert load(tmp_path / "two").max_length == 32

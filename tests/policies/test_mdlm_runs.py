@@ -12,7 +12,7 @@ from dmpo.errors import ConfigError
 from dmpo.records import Example
 from dmpo.registry import SAMPLERS
 from tests.cli.command import dmpo
-from tests.policies.mdlm_checkpoints import FAMILIES, load, write_checkpoint
+from tests.policies.mdlm_checkpoints import DECODERS, FAMILIES, load, write_checkpoint
 
 SHORT = (
     *("--training.prompts_per_buffer", "2"),
@@ -42,6 +42,35 @@ def test_mdlm_padded_rows_are_sampled_as_if_alone(family, tmp_path):
     alone = [sample(policy, prompt, temperature=0.0).completions for prompt in prompts]
     assert torch.equal(together, torch.cat(alone))
     assert len(together.unique()) > 1
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "bert", "distilbert"])
+def test_mdlm_token_told_to_see_everything_says_what_it_always_says(family, kernel, tmp_path):
+    policy = load(write_checkpoint(tmp_path, family), attention=kernel)
+    tokens = torch.arange(5, 15).unsqueeze(0)
+    everywhere = torch.arange(10).unsqueeze(0)
+    visible = torch.ones(1, 10, 10, dtype=torch.bool)
+    with policy.evaluating():
+        told = policy.attended_logits(tokens, everywhere, position_ids=everywhere, visible=visible)
+        plain = policy.logits(tokens, visible[0, :1], everywhere)
+    torch.testing.assert_close(told, plain)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("family", DECODERS)
+def test_mdlm_cached_window_of_an_unchanged_sequence_changes_nothing(family, shifted, tmp_path):
+    policy = load(write_checkpoint(tmp_path, family), shifted=shifted)
+    tokens = torch.arange(20).view(2, 10)
+    mask = torch.arange(10) >= torch.tensor([[0], [3]])
+    everywhere = torch.arange(10).expand(2, 10)
+    with policy.evaluating():
+        plain = policy.logits(tokens, mask, everywhere)
+        cache = policy.new_cache()
+        filling = policy.cached_logits(tokens, mask, everywhere, cache=cache, window=(0, 10))
+        window = policy.cached_logits(tokens, mask, everywhere[:, 5:8], cache=cache, window=(5, 8))
+    torch.testing.assert_close(filling[mask], plain[mask])
+    torch.testing.assert_close(window, plain[:, 5:8], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
