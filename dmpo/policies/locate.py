@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Which shard holds which tensor."""
 
-_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*")
+_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 
 def packaged_directory(name: str) -> Path:

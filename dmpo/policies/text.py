@@ -38,10 +38,14 @@ def load_tokenizer(directory: Path) -> Any:
 
 def save_tokenizer(tokenizer: Any, directory: Path) -> None:
     """Write a tokenizer so that transformers 4, which the official code runs on, reads it too."""
-    tokenizer.save_pretrained(str(directory))
+    # Early ones read no chat template from a file of its own, and none a list of extra tokens
+    # under the name that transformers 5 gives it.
+    tokenizer.save_pretrained(str(directory), save_jinja_files=False)
     file = directory / "tokenizer_config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if extra := content.pop("extra_special_tokens", None):
+        content["additional_special_tokens"] = extra
     replace_text(file, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo.errors import CheckpointError, DataError
-from dmpo.policies.text import TextCodec
+from dmpo.policies.text import TextCodec, load_tokenizer, save_tokenizer
 from dmpo.policies.tiny import LladaShape, character_tokenizer
 from dmpo.records import Example
 from tests.oracles.policies import first_eos
@@ -100,3 +102,18 @@ def test_chat_template_that_fails_is_named():
     tokenizer.chat_template = "{{ raise_exception('no system') }}"
     with pytest.raises(CheckpointError, match=r"chat template fails .*TemplateError: no system"):
         codec(tokenizer=tokenizer).encode([Example(prompt="a")], CPU)
+
+
+def test_tokenizer_is_written_as_transformers_4_reads_it(tmp_path):
+    tokenizer = character_tokenizer(CHARACTERS)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = "<|turn|>{{ messages[0].content }}"
+    save_tokenizer(tokenizer, tmp_path)
+    content = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert content["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert content["chat_template"] == tokenizer.chat_template
+    assert content["additional_special_tokens"] == ["<|turn|>"]
+    assert not (tmp_path / "chat_template.jinja").exists()
+    again = load_tokenizer(tmp_path)
+    assert again.chat_template == tokenizer.chat_template
+    assert again.all_special_tokens == tokenizer.all_special_tokens

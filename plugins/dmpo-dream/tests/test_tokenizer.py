@@ -97,7 +97,8 @@ def test_saved_tokenizer_needs_no_code_of_its_own(published, tmp_path):
     assert again.mask_token_id == tokenizer.mask_token_id
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert "auto_map" not in config
-    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["chat_template"] == TEMPLATE
+    assert config["additional_special_tokens"] == ["<|beginoftext|>", "<|mask|>"]
 
 
 def test_special_tokens_equal_those_of_the_librarys_own_class(published):
