@@ -247,20 +247,17 @@ def special_ids(
     holds = published is not None and published.num_rows == num_rows
     known = (published.mask, published.eos) if published and holds else (None, None)
     declared = tokenizer.mask_token_id
-    mask = _first_id(getattr(config, "mask_token_id", None), declared, known[0])
-    eos = _first_id(getattr(config, "eos_token_id", None), tokenizer.eos_token_id, known[1])
-    pad = _first_id(getattr(config, "pad_token_id", None), tokenizer.pad_token_id, eos)
-    for name, value in (("mask", mask), ("eos", eos), ("pad", pad)):
-        if value is None or not 0 <= value < num_rows:
-            given = "" if value is None else f" ({value} of {num_rows} rows)"
-            raise CheckpointError(
-                f"{directory}: config.json: {name}_token_id is "
-                f"{'missing' if value is None else 'outside the vocabulary'}{given}, and the "
-                f"tokenizer names none; add the right id to config.json."
-            )
-    assert mask is not None
-    assert eos is not None
-    assert pad is not None
+    found = {
+        "mask": _first_id(getattr(config, "mask_token_id", None), declared, known[0]),
+        "eos": _first_id(getattr(config, "eos_token_id", None), tokenizer.eos_token_id, known[1]),
+    }
+    found["pad"] = _first_id(
+        getattr(config, "pad_token_id", None), tokenizer.pad_token_id, found["eos"]
+    )
+    mask, eos, pad = (
+        _row(value, f"{directory}: config.json: {name}_token_id", num_rows=num_rows)
+        for name, value in found.items()
+    )
     if mask == eos:
         raise CheckpointError(
             f"{directory}: config.json: mask_token_id and eos_token_id are both {mask}; the mask "
@@ -272,6 +269,19 @@ def special_ids(
             f"{tokenizer.mask_token!r} is {declared}; correct the wrong one."
         )
     return SpecialIds(mask, eos, pad)
+
+
+def _row(value: int | None, name: str, *, num_rows: int) -> int:
+    if value is None:
+        raise CheckpointError(
+            f"{name} is missing, and the tokenizer declares no such token; add the id to "
+            "config.json."
+        )
+    if not 0 <= value < num_rows:
+        raise CheckpointError(
+            f"{name} is outside the vocabulary ({value} of {num_rows} rows); correct it."
+        )
+    return value
 
 
 def check_vocabulary(tokenizer: Any, *, num_rows: int, directory: str | Path) -> None:

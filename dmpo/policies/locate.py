@@ -74,10 +74,10 @@ def model_directory(model: str, revision: str | None) -> Path:
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         # A download that broke off has left a part in the cache: the hub has the rest.
-        if _is_complete(found) or (has_weights(found) and not offline):
+        if _is_complete(found):
             return found
         reason = (
-            "the part in the local cache is incomplete"
+            "some of its files are missing in the local cache"
             if has_weights(found)
             else "it has no safetensors weights"
         )
