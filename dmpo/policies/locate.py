@@ -82,8 +82,8 @@ def model_directory(model: str, revision: str | None) -> Path:
             else "it has no safetensors weights"
         )
     raise CheckpointError(
-        f"policy.model: {model} is not a directory here and could not be fetched from the hub: "
-        f"{reason}"
+        f"policy.model: {model}{f' (revision {revision})' if revision else ''} is not a directory "
+        f"here and could not be fetched from the hub: {reason}"
     )
 
 

@@ -77,7 +77,7 @@ def test_model_that_is_not_cached_fails_at_once_without_a_network(cache):
 
 def test_revision_that_is_not_cached_is_asked_of_the_hub(cache):
     cached(cache, "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"owner/name .*could not be fetched"):
+    with pytest.raises(CheckpointError, match=r"owner/name \(revision v2\) .* not be fetched"):
         model_directory("owner/name", "v2")
     assert cache.asked
 
