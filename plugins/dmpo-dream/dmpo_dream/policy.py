@@ -17,6 +17,7 @@ from dmpo.errors import CheckpointError
 from dmpo.policies.adapters import LoraSettings
 from dmpo.policies.loading import (
     PublishedIds,
+    check_attention,
     check_sizes,
     check_vocabulary,
     error_line,
@@ -24,6 +25,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, read_model_config
+from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec
 from dmpo.policies.transformers_backed import TransformersPolicy
 from dmpo.registry import PluginConfig
@@ -97,6 +99,8 @@ class DreamPolicy(TransformersPolicy):
             ConfigError: If the attention kernel or the quantisation is not usable here.
         """
         self.config = config
+        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
+        check_quantization(config.quantization)
         directory = model_directory(config.model, config.revision)
         shape = _read_config(directory)
         tokenizer = load_dream_tokenizer(directory)

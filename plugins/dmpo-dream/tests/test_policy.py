@@ -266,6 +266,16 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         POLICIES.config("dream", {"model": "owner/name", **settings})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    "settings", [{"attention": "flash_attention_2"}, {"quantization": "nf4", "lora": LORA}]
+)
+def test_what_cannot_run_here_is_refused_before_anything_is_fetched(settings):
+    with pytest.raises(ConfigError, match=f"policy.{next(iter(settings))}") as caught:
+        DreamPolicy(DreamPolicyConfig.model_validate({"model": "owner/name", **settings}))
+    assert "\n" not in str(caught.value)
+
+
 def test_training_runs_end_to_end(small_directory, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = {
