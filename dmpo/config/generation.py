@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from dmpo.config.assembly import build_policy, build_sampler, place_on_accelerator
 from dmpo.config.preflight import NamedText, canvas_length, check_prompts
 from dmpo.config.run import GenerateConfig
 from dmpo.errors import ConfigError, DataError, reading_failure
-from dmpo.records import Example
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Example, Rollouts
+from dmpo.samplers.block_loop import Snapshot
+from dmpo.samplers.block_sampler import BlockSampler
 from dmpo.training.randomness import generator_for
 
-__all__ = ["complete", "read_prompts"]
+__all__ = ["Completed", "Completer", "read_prompts"]
 
 ROWS_AT_ONCE = 32
 """Completions sampled in one go, at most (one prompt's always are)."""
@@ -55,45 +59,134 @@ def _prompt(line: str, origin: str) -> str:
     return prompt
 
 
-def complete(
-    config: GenerateConfig, prompts: Sequence[NamedText], *, num_completions: int
-) -> list[dict[str, Any]]:
-    """Return ``{"prompt": …, "completions": […]}`` for each prompt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A prompt, its completions, and what they cost."""
+
+    prompt: str
+    """What the policy read."""
+    completions: tuple[str, ...]
+    """Texts up to the first EOS, N of them."""
+    num_tokens: tuple[int, ...]
+    """Tokens of each completion, its first EOS included, none behind it."""
+    num_forwards: int
+    """Forward passes of the batch that the prompt was completed in, others of which may have
+    needed more of them than this one."""
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens of a completion, on average, over the forward passes of the batch."""
+        passes = len(self.completions) * self.num_forwards
+        return sum(self.num_tokens) / passes if passes else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Return what is written as a line of JSON."""
+        return {
+            "prompt": self.prompt,
+            "completions": list(self.completions),
+            "tokens": list(self.num_tokens),
+            "forward_passes": self.num_forwards,
+            "tokens_per_forward": round(self.tokens_per_forward, 4),
+        }
+
+
+@final
+class Completer:
+    """A policy and a sampler, ready to complete prompts.
+
+    The draws of one batch follow those of the batch before.
 
     Args:
         config: Policy and sampler.
-        prompts: At least one.
-        num_completions: Completions of each.
+        num_completions: N, completions of each prompt.
+        is_watched: Whether ``complete`` will be asked to show its steps.
 
     Raises:
-        ConfigError: If there are to be none, or several at temperature 0.
-        DataError: If a prompt is empty, too long, or not expressible.
+        ConfigError: If there are to be no completions, or several at temperature 0, or if the
+            sampler cannot be watched.
     """
+
+    def __init__(
+        self, config: GenerateConfig, *, num_completions: int = 1, is_watched: bool = False
+    ) -> None:
+        """Check what can be checked in an instant, then load the policy."""
+        _check_count(config, num_completions)
+        self._sampler = build_sampler(config.sampler)
+        if is_watched and not isinstance(self._sampler, BlockSampler):
+            raise ConfigError(
+                f"--watch: sampler {config.sampler.name!r} does not show its steps (it is no "
+                "BlockSampler); leave --watch out, or choose another sampler."
+            )
+        self.policy: DiffusionPolicy = build_policy(config.policy)
+        self._num_completions = num_completions
+        self._room = canvas_length(config.sampler)
+        self._generator = generator_for(config.seed, 0, 0, "generate")
+        self._is_placed = False
+
+    @property
+    def block_size(self) -> int:
+        """Tokens that the sampler fills before it goes on to the next ones."""
+        sampler = self._sampler
+        return sampler.config.block_size if isinstance(sampler, BlockSampler) else self._room
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts that one batch should hold, at most."""
+        return max(1, ROWS_AT_ONCE // self._num_completions)
+
+    def check(self, prompts: Sequence[NamedText]) -> None:
+        """Find out whether the policy can read every prompt and has room for an answer.
+
+        Raises:
+            DataError: Naming the first that is empty, too long, or not expressible.
+        """
+        check_prompts(self.policy, prompts, room=self._room)
+
+    def complete(
+        self, prompts: Sequence[str], on_step: Callable[[Snapshot], None] | None = None
+    ) -> list[Completed]:
+        """Complete some prompts in one batch.
+
+        Args:
+            prompts: At least one; checked before.
+            on_step: Told of the canvas after each step; needs a sampler that can be watched.
+
+        Returns:
+            One entry per prompt, in order.
+        """
+        if not self._is_placed:
+            place_on_accelerator(self.policy)
+            self._is_placed = True
+        told = {} if on_step is None else {"on_step": on_step}
+        with self.policy.evaluating():
+            rollouts = self._sampler.sample(
+                self.policy,
+                self.policy.encode([Example(prompt=prompt) for prompt in prompts]),
+                num_rollouts=self._num_completions,
+                generator=self._generator,
+                **told,
+            )
+        return _completed(prompts, rollouts)
+
+
+def _check_count(config: GenerateConfig, num_completions: int) -> None:
     if num_completions < 1:
         raise ConfigError(f"--n: must be at least 1; given {num_completions}.")
-    sampler = build_sampler(config.sampler)
     if num_completions > 1 and config.sampler.parameters.get("temperature") == 0:
         raise ConfigError(
             f"--n: {num_completions} completions at temperature 0 would be alike; "
             "give a --temperature above 0."
         )
-    policy = build_policy(config.policy)
-    check_prompts(policy, prompts, room=canvas_length(config.sampler))
-    place_on_accelerator(policy)
-    generator = generator_for(config.seed, 0, 0, "generate")
-    step = max(1, ROWS_AT_ONCE // num_completions)
-    records: list[dict[str, Any]] = []
-    for start in range(0, len(prompts), step):
-        chunk = prompts[start : start + step]
-        with policy.evaluating():
-            rollouts = sampler.sample(
-                policy,
-                policy.encode([Example(prompt=prompt.text) for prompt in chunk]),
-                num_rollouts=num_completions,
-                generator=generator,
-            )
-        records += [
-            {"prompt": prompt.text, "completions": list(texts)}
-            for prompt, texts in zip(chunk, rollouts.texts, strict=True)
-        ]
-    return records
+
+
+def _completed(prompts: Sequence[str], rollouts: Rollouts) -> list[Completed]:
+    counts = rollouts.answer_mask.sum(dim=-1).tolist()
+    return [
+        Completed(
+            prompt=prompt,
+            completions=texts,
+            num_tokens=tuple(tokens),
+            num_forwards=rollouts.num_forwards,
+        )
+        for prompt, texts, tokens in zip(prompts, rollouts.texts, counts, strict=True)
+    ]

@@ -129,11 +129,15 @@ def resolve_sft(layers: Sequence[Tree]) -> Resolved[SftConfig]:
 
 
 def resolve_generate(layers: Sequence[Tree]) -> Resolved[GenerateConfig]:
-    """Return the complete config of ``dmpo generate``; see :func:`resolve_run`."""
+    """Return the complete config of ``dmpo generate``; see :func:`resolve_run`.
+
+    What stands behind the first EOS is never shown, so a sampler that can stop there does.
+    """
     tree = _stack(GenerateConfig, layers)
-    draft = _validated(GenerateConfig, tree)
-    length = Leaf(DEFAULT_GEN_LENGTH, "default")
-    return _completed(GenerateConfig, _with_length(tree, "sampler", draft.sampler, length))
+    sampler = _validated(GenerateConfig, tree).sampler
+    tree = _with_length(tree, "sampler", sampler, Leaf(DEFAULT_GEN_LENGTH, "default"))
+    tree = _with_default(tree, "sampler", sampler, "stop_at_eos", Leaf(True, "default"))
+    return _completed(GenerateConfig, tree)
 
 
 def _stack(model: type[BaseModel], layers: Sequence[Tree]) -> dict[str, Any]:
@@ -226,9 +230,16 @@ def _with_length(
     tree: dict[str, Any], path: str, section: PluginSection, length: Leaf
 ) -> dict[str, Any]:
     """Fill in ``gen_length`` where the sampler has one and no layer gave it."""
-    if "gen_length" not in SAMPLERS.load(section.name).Config.model_fields:
+    return _with_default(tree, path, section, "gen_length", length)
+
+
+def _with_default(
+    tree: dict[str, Any], path: str, section: PluginSection, key: str, leaf: Leaf
+) -> dict[str, Any]:
+    """Fill in a setting of a sampler where it has one of this name and no layer gave it."""
+    if key not in SAMPLERS.load(section.name).Config.model_fields:
         return tree
-    return _over(assigned(f"{path}.gen_length", length.value, length.source), tree)
+    return _over(assigned(f"{path}.{key}", leaf.value, leaf.source), tree)
 
 
 def _completed(model: type[ConfigT], tree: Tree) -> Resolved[ConfigT]:

@@ -123,7 +123,7 @@ class GenerateConfig(Settings):
     policy: PluginSection = Field(PluginSection(name="llada"), description="What answers.")
     sampler: PluginSection = Field(
         PluginSection(name="low_confidence", temperature=0.0),
-        description="How completions are made; gen_length: 128.",
+        description="How completions are made; gen_length: 128, stop_at_eos: true.",
     )
 
 

@@ -71,8 +71,11 @@ class BlockSamplerConfig(SamplerConfig):
     @model_validator(mode="after")
     def _blocks_fill_the_canvas(self) -> BlockSamplerConfig:
         if self.gen_length % self.block_size:
+            below = self.gen_length - self.gen_length % self.block_size
+            nearest = " or ".join(str(n) for n in (below, below + self.block_size) if n)
             raise ValueError(
-                f"block_length {self.block_size} does not divide gen_length {self.gen_length}"
+                f"block_length {self.block_size} does not divide gen_length {self.gen_length}; "
+                f"it divides {nearest}"
             )
         return self
 

@@ -69,36 +69,6 @@ def test_eval_refuses_in_one_line(capsys: Capture, arguments: list[str], text: s
     assert is_empty()
 
 
-def test_generate_prints_completions(capsys: Capture) -> None:
-    draws = ("--n", "3", "--temperature", "1", "--gen-length", "4", "--sampler", "random")
-    said = dmpo(capsys, "generate", "--set", SCRATCH, "--prompt", "12", *draws)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.count("\n") >= 3
-
-
-def test_generate_writes_json_lines(capsys: Capture) -> None:
-    Path("prompts.jsonl").write_text('{"prompt": "1"}\n{"prompt": "22"}\n')
-    files = ("--file", "prompts.jsonl", "--output", "made/out.jsonl", "--gen-length", "4")
-    assert dmpo(capsys, "generate", "--set", SCRATCH, *files).code == 0
-    records = [json.loads(line) for line in Path("made/out.jsonl").read_text().splitlines()]
-    assert [record["prompt"] for record in records] == ["1", "22"]
-    assert_one_line(dmpo(capsys, "generate", *files), 2, "exists already")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ([], "nothing to complete"),
-        (["--file", "gone.txt"], "gone.txt cannot be read"),
-        (["--prompt", "1", "--n", "2"], "give a --temperature"),
-        (["--prompt", "1", "--sampler.block_lenght", "2"], "Did you mean 'block_length'?"),
-    ],
-)
-def test_generate_refuses_in_one_line(capsys: Capture, arguments: list[str], text: str) -> None:
-    assert_one_line(dmpo(capsys, "generate", *arguments), 2, text)
-    assert is_empty()
-
-
 def test_config_show_prints_values_with_their_sources(capsys: Capture) -> None:
     said = dmpo(capsys, "config", "show", "--baseline", "mean", "--weights.alpha", "0.1")
     assert said.code == 0
