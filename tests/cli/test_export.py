@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from dmpo.cli.main import main
 from dmpo.policies.llada import LladaConfig, LladaPolicy
+from dmpo.policies.tiny import LladaShape
 from dmpo.registry import POLICIES
 from tests.cli.command import SCRATCH, SMALL, assert_one_line, dmpo
+from tests.policies import mdlm_checkpoints
 from tests.policies.builders import random_sequences
 
 Capture = pytest.CaptureFixture[str]
@@ -304,3 +307,21 @@ def test_export_that_cannot_be_written_leaves_nothing(
 def test_run_is_asked_for(capsys: Capture) -> None:
     assert_one_line(dmpo(capsys, "export"), 2, "RUN")
     assert_one_line(dmpo(capsys, "export", "run", "--merg"), 2, "--merg")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "bert"])
+def test_merged_model_of_the_librarys_own_family_loads_in_its_own_class(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setattr(mdlm_checkpoints, "CHARACTERS", LladaShape().characters)
+    mdlm_checkpoints.write_checkpoint(Path("base"), family)
+    policy = ("--policy", "mdlm", "--model", "base", "--set", f"policy.lora={json.dumps(LORA)}")
+    quick = (*SMALL[2:], "--steps", "1", "--task", "digit_sum", "--output", "run")
+    assert dmpo(capsys, "train", *policy, *quick).code == 0
+    export(capsys, "run", "--merge", "--output", "out")
+    (name,) = json.loads(Path("out/config.json").read_text())["architectures"]
+    model_class = getattr(transformers, name)
+    _, report = model_class.from_pretrained("out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert load_file("base/model.safetensors").keys() == load_file("out/model.safetensors").keys()
