@@ -139,6 +139,8 @@ class LladaPolicy(TransformersPolicy):
             )
         else:
             text = f"LLaDA {self.config.model}, {size} parameters"
+        if self.config.quantization is not None:
+            text += f" in {self.config.quantization}"
         if self.config.lora is not None:
             trained, targets = self.num_trainable_parameters, self.config.lora.targets
             text += f"; trains {_readable(trained)} in adapters ({targets} targets)"

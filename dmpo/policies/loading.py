@@ -168,7 +168,8 @@ def check_weight_files(directory: Path) -> None:
                 pass
         except Exception as error:  # the reader has an exception type of its own
             raise CheckpointError(
-                f"{file}: it is cut short or damaged ({str(error).strip()}); fetch it again."
+                f"{file}: the model cannot be loaded: {error_line(error)}; the file is cut short "
+                "or damaged, fetch it again."
             ) from error
 
 
