@@ -302,10 +302,10 @@ MUTATIONS = (
         "scaled = logits",
     ),
     Mutation(
-        "Gumbel noise with the wrong sign",
+        "one uniform number for the run and for the token inside it",
         "samplers/draw.py",
-        "noise.mul_(-temperature).add_(logits)",
-        "noise.mul_(temperature).add_(logits)",
+        "_first_above(inside, within)[0]",
+        "_first_above(inside, uniform)[0]",
     ),
     Mutation(
         "least confident tokens revealed first",
@@ -346,8 +346,50 @@ MUTATIONS = (
     Mutation(
         "steps of a path counted from the block's start",
         "samplers/block_loop.py",
-        "revealed=revealed, forward=num_forwards",
-        "revealed=revealed, forward=step",
+        "revealed=revealed, forward=self.num_forwards",
+        "revealed=revealed, forward=state.step",
+    ),
+    Mutation(
+        "row ends with an EOS that stands in the block to come",
+        "samplers/canvas.py",
+        "ended = (self.completions[:, :length] == self._policy.eos_token_id).any(dim=1)",
+        "ended = (self.completions == self._policy.eos_token_id).any(dim=1)",
+    ),
+    Mutation(
+        "threshold that spares the most confident token",
+        "samplers/threshold.py",
+        "return ((confidence >= threshold) & valid) | most_confident(confidence, valid, 1)",
+        "return ((confidence >= threshold) & valid) | ~(confidence >= threshold).any(1)[:, None]",
+    ),
+    Mutation(
+        "dynamic factor over n in place of n + 1",
+        "samplers/factor.py",
+        "passes = ranked >= 1 - self._factor / (rank + 1)",
+        "passes = ranked >= 1 - self._factor / rank",
+    ),
+    Mutation(
+        "bound on all entropies, the largest among them",
+        "samplers/entropy_bound.py",
+        "before = ranked.double().cumsum(dim=1).roll(1, dims=1)",
+        "before = ranked.double().cumsum(dim=1)",
+    ),
+    Mutation(
+        "shadow that sees the token it is to verify",
+        "samplers/wino.py",
+        "visible[:, length:, start:end] &= ~shadowed",
+        "visible[:, length:, start:end] |= shadowed",
+    ),
+    Mutation(
+        "cache that is never filled again",
+        "samplers/forward.py",
+        "if step.step == 0:",
+        "if self._cache is None:",
+    ),
+    Mutation(
+        "cache whose rows are not those of the canvas once one has finished",
+        "samplers/forward.py",
+        "self._cache.select(torch.searchsorted(self._rows, step.rows))",
+        "self._cache.select(torch.arange(len(step.rows)))",
     ),
 )
 
