@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -157,14 +158,15 @@ class Completer:
         if not self._is_placed:
             place_on_accelerator(self.policy)
             self._is_placed = True
-        told = {} if on_step is None else {"on_step": on_step}
+        sample = self._sampler.sample
+        if on_step is not None and isinstance(self._sampler, BlockSampler):
+            sample = functools.partial(self._sampler.watched_sample, on_step=on_step)
         with self.policy.evaluating():
-            rollouts = self._sampler.sample(
+            rollouts = sample(
                 self.policy,
                 self.policy.encode([Example(prompt=prompt) for prompt in prompts]),
                 num_rollouts=self._num_completions,
                 generator=self._generator,
-                **told,
             )
         return _completed(prompts, rollouts)
 

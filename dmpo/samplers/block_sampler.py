@@ -49,9 +49,22 @@ class BlockSampler(Sampler):
         *,
         num_rollouts: int,
         generator: torch.Generator,
-        on_step: Callable[[Snapshot], None] | None = None,
     ) -> Rollouts:
-        """See :meth:`dmpo.samplers.base.Sampler.sample`; ``on_step`` may watch."""
+        """See :meth:`dmpo.samplers.base.Sampler.sample`."""
+        return self.watched_sample(
+            policy, prompts, num_rollouts=num_rollouts, generator=generator, on_step=None
+        )
+
+    def watched_sample(
+        self,
+        policy: DiffusionPolicy,
+        prompts: Prompts,
+        *,
+        num_rollouts: int,
+        generator: torch.Generator,
+        on_step: Callable[[Snapshot], None] | None,
+    ) -> Rollouts:
+        """Return what :meth:`sample` does; ``on_step`` is shown the canvas after each step."""
         return fill_canvas(
             policy,
             prompts,

@@ -70,10 +70,11 @@ def test_small_groups_need_a_baseline():
     assert subtracted < start < without
 
 
-def test_noise_of_the_elbo_keeps_training_from_the_target_and_shared_masks_halve_it():
-    _, shared = ends(Choice(ratio="elbo", loss="elbo"))
-    _, independent = ends(Choice(ratio="elbo_independent", loss="elbo"))
-    assert 0.1 < shared < 0.7 * independent
+def test_noise_of_the_elbo_keeps_training_from_the_target_and_shared_masks_lessen_it():
+    given = problems(list(range(8)), is_consistent=True)
+    _, shared = ends(Choice(ratio="elbo", loss="elbo"), given)
+    _, independent = ends(Choice(ratio="elbo_independent", loss="elbo"), given)
+    assert 0.1 < shared < 0.9 * independent
 
 
 @pytest.mark.parametrize("limits", [elbo_limits, path_limits])

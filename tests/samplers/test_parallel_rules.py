@@ -95,7 +95,7 @@ def test_wino_in_a_batch_equals_the_written_out_sampler(seed, shape, thresholds)
 def test_wino_revokes_fewer_tokens_than_it_drafted_the_step_before():
     policy, hidden = RandomPolicy(seed=3, scale=1.0), []
     config = {"gen_length": 12, "temperature": 0, "threshold": 0.2, "threshold_back": 0.9}
-    SAMPLERS.build("wino", config).sample(
+    SAMPLERS.build("wino", config).watched_sample(
         policy,
         make_prompts(policy, *TEXTS),
         num_rollouts=1,

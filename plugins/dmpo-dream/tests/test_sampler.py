@@ -52,7 +52,7 @@ def test_sampler_equals_the_official_one_token_for_token(official, official_file
         )
     )
     seen = []
-    rollouts = sampler.sample(
+    rollouts = sampler.watched_sample(
         official,
         prompts_of(prompt),
         num_rollouts=1,
