@@ -350,10 +350,10 @@ MUTATIONS = (
         "revealed=revealed, forward=state.step",
     ),
     Mutation(
-        "row ends with an EOS that stands in the block to come",
+        "rows end with the first block, whether it has an EOS or not",
         "samplers/canvas.py",
-        "ended = (self.completions[:, :length] == self._policy.eos_token_id).any(dim=1)",
-        "ended = (self.completions == self._policy.eos_token_id).any(dim=1)",
+        "rest = ended[:, None] & self.hidden",
+        "rest = self.hidden.clone()",
     ),
     Mutation(
         "threshold that spares the most confident token",
