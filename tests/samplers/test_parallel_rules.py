@@ -130,6 +130,8 @@ def within(gamma):
     ("name", "config", "reveals"),
     [
         ("threshold", {"threshold": 0.5}, above(0.5)),
+        ("factor", {"factor": 1.5}, above(0.5)),  # 1 - 1.5 / (2 + 1)
+        ("wino", {"threshold": 0.5}, above(0.5)),  # of two tokens none is ever revoked
         ("entropy_bound", {"gamma": 2.0}, within(2.0)),
         ("entropy_bound", {"gamma": 0.0}, within(0.0)),
     ],
