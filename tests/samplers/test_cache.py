@@ -7,6 +7,7 @@ import torch
 
 from dmpo.records import Example
 from dmpo.registry import SAMPLERS
+from tests.oracles.samplers import chi_square_p_value, random_order_probabilities
 from tests.policies.builders import small_policy
 from tests.samplers.policies import seeded
 
@@ -91,3 +92,51 @@ def test_one_step_per_block_is_the_same_with_and_without_a_cache(policy, name, c
     with_cache = sample(policy, TEXTS, name, cache=cache, **settings)
     assert with_cache.num_forwards == 3
     assert with_cache.completions.equal(sample(policy, TEXTS, name, **settings).completions)
+
+
+def remembering(policy, prompt_length, window):
+    """Return logits of single rows as a cache gives them that saw both tokens hidden."""
+
+    def logits(tokens):
+        row = torch.tensor([tokens])
+        mask, everywhere = torch.ones_like(row).bool(), torch.arange(len(tokens))[None]
+        hidden = row.clone()
+        hidden[:, prompt_length:] = policy.mask_token_id
+        cache, found = policy.new_cache(), torch.full((len(tokens), policy.vocab_size), torch.nan)
+        with policy.evaluating():
+            found[:] = policy.cached_logits(hidden, mask, everywhere, cache=cache, window=window)[0]
+            if not row.equal(hidden):
+                inside = everywhere[:, slice(*window)]
+                found[slice(*window)] = policy.cached_logits(
+                    row, mask, inside, cache=cache, window=window
+                )[0]
+        return found
+
+    return logits
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_with_a_cache_agree_with_the_exact_distribution(cache, temperature):
+    """Error of the first kind 1e-4 at the fixed seed; draws of the mask token are set aside."""
+    policy = small_policy(shape={"characters": "abc", "seed": 1})
+    with torch.no_grad():
+        policy.module.causal_lm.lm_head.weight.mul_(3.0)
+    prompt = policy.encode([Example(prompt="ab")])
+    exact = random_order_probabilities(
+        remembering(policy, 2, (2, 4)),
+        prompt.tokens[0].tolist(),
+        policy.mask_token_id,
+        temperature=temperature,
+    )
+    config = {"gen_length": 2, "temperature": temperature, "cache": cache}
+    drawn = (
+        SAMPLERS.build("roar", config)
+        .sample(policy, prompt, num_rollouts=4000, generator=seeded())
+        .completions[0]
+    )
+    drawn = drawn[(drawn != policy.mask_token_id).all(dim=1)]
+    codes = drawn[:, 0] * policy.mask_token_id + drawn[:, 1]
+    observed = torch.bincount(codes, minlength=len(exact)).tolist()
+    total = sum(exact.values())
+    assert chi_square_p_value(observed, [p / total for p in exact.values()]) > 1e-4
