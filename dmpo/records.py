@@ -19,7 +19,7 @@ Masks are boolean. Log-probabilities are in nats and kept in float32 or better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -92,6 +92,9 @@ class Rollouts:
     """Forward passes of the policy, each over the whole batch."""
     texts: tuple[tuple[str, ...], ...]
     """Decoded completions, B times N; special tokens left out."""
+    entropies: Float[Tensor, "B N D"] | None = None
+    """Entropy of the untempered distribution each token was drawn from, in nats (DMPO, Appendix
+    C.3); None where the sampler does not say."""
 
     @property
     def num_prompts(self) -> int:
@@ -108,6 +111,26 @@ class Rollouts:
         """S = B·N."""
         return self.num_prompts * self.num_rollouts
 
+    def groups(self, index: Sequence[int]) -> Rollouts:
+        """Return the rollouts of the named prompts, in that order."""
+        at = torch.tensor(index, dtype=torch.long, device=self.completions.device)
+        prompts, entropies = self.prompts, self.entropies
+        prompt_at = at.to(prompts.tokens.device)
+        return replace(
+            self,
+            prompts=Prompts(
+                examples=tuple(prompts.examples[i] for i in index),
+                tokens=prompts.tokens[prompt_at],
+                attention_mask=prompts.attention_mask[prompt_at],
+            ),
+            completions=self.completions[at],
+            answer_mask=self.answer_mask[at],
+            commit_step=self.commit_step[at],
+            log_probs=None if self.log_probs is None else self.log_probs[at],
+            entropies=None if entropies is None else entropies[at],
+            texts=tuple(self.texts[i] for i in index),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rewards:
@@ -117,6 +140,14 @@ class Rewards:
     """The number that training maximises. Higher is better."""
     components: Mapping[str, Float[Tensor, "B N"]]
     """The named parts the total was made of, for the log."""
+
+    def groups(self, index: Sequence[int]) -> Rewards:
+        """Return the rewards of the named prompts, in that order."""
+        at = torch.tensor(index, dtype=torch.long, device=self.total.device)
+        return Rewards(
+            total=self.total[at],
+            components={name: values[at] for name, values in self.components.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,25 +162,28 @@ class Views:
     """True where a prompt token is hidden as well (diffu-GRPO); None: the prompt is whole."""
     temperature: float = 1.0
     """Temperature at which log π is read: 1, or the one the tokens were drawn at."""
+    threshold: float = 0.0
+    """Tokens whose probability under the policy that reads the view is below it do not count,
+    unless ``always`` names them."""
+    always: Bool[Tensor, "*rows R D"] | None = None
+    """True on tokens that count whatever their probability; None: none of them."""
 
     def flatten_rows(self) -> Views:
         """Return the same views with B and N merged into S."""
-        prompt = self.prompt_hidden
-        return replace(
-            self,
-            hidden=self.hidden.flatten(0, 1),
-            coefficient=self.coefficient.flatten(0, 1),
-            prompt_hidden=None if prompt is None else prompt.flatten(0, 1),
-        )
+        return self._each(lambda value: value.flatten(0, 1))
 
-    def rows(self, rows: slice) -> Views:
-        """Return the views of a slice of rows; needs the flattened form [S, R, …]."""
-        prompt = self.prompt_hidden
+    def rows(self, rows: slice | Int[Tensor, " k"]) -> Views:
+        """Return the views of some rows; needs the flattened form [S, R, …]."""
+        return self._each(lambda value: value[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+        prompt, always = self.prompt_hidden, self.always
         return replace(
             self,
-            hidden=self.hidden[rows],
-            coefficient=self.coefficient[rows],
-            prompt_hidden=None if prompt is None else prompt[rows],
+            hidden=change(self.hidden),
+            coefficient=change(self.coefficient),
+            prompt_hidden=None if prompt is None else change(prompt),
+            always=None if always is None else change(always),
         )
 
 
@@ -198,6 +232,10 @@ class Experience:
     """Token log-probabilities under the behaviour policy on ``views``; may be empty."""
     reference_log_probs: tuple[Float[Tensor, "B N R D"], ...]
     """The same under the reference; empty where it is not needed."""
+    view_weights: Float[Tensor, "B N R"] | None = None
+    """A weight per view in place of one per rollout (one advantage per denoising step)."""
+    view_targets: Int[Tensor, "B N R D"] | None = None
+    """Tokens that each view is trained towards in place of the rollout's own (wd1++)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the log says about this buffer."""
 
@@ -220,16 +258,21 @@ class Batch:
     """True up to and including the first EOS."""
     views: Views
     """Views [S, R, …] of these rows."""
-    weights: Float[Tensor, " S"]
-    """Real weight of each row: weight minus λ times baseline, or the advantage."""
+    weights: Float[Tensor, " S"] | Float[Tensor, "S R"]
+    """Real weight of each row: weight minus λ times baseline, or the advantage; or one of each
+    view."""
     behaviour_log_probs: Float[Tensor, "S R D"] | None
     """Stored token log-probabilities of the behaviour policy on these views, if needed."""
     reference_log_probs: Float[Tensor, "S R D"] | None
     """The same of the reference, if needed."""
     num_rows_in_buffer: int
     """Rows of the whole buffer (of all slices together)."""
-    num_tokens_in_buffer: int
-    """Scored completion tokens of the whole buffer."""
+    num_tokens_in_buffer: float
+    """Scored completion tokens of the whole buffer, each as often as its views weigh it."""
+    view_targets: Int[Tensor, "S R D"] | None = None
+    """Tokens that each view is trained towards in place of ``completions``."""
+    share_kept: float = 1.0
+    """Share of the buffer's rows that the step looks at; the others weigh nothing."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What was learnt while drawing, for the log."""
 
@@ -238,9 +281,10 @@ class Batch:
         """S of this slice."""
         return self.completions.shape[0]
 
-    def rows(self, rows: slice) -> Batch:
-        """Return the batch of a slice of rows; normalisers stay those of the buffer."""
+    def rows(self, rows: slice | Int[Tensor, " k"]) -> Batch:
+        """Return the batch of some rows; normalisers stay those of the buffer."""
         behaviour, reference = self.behaviour_log_probs, self.reference_log_probs
+        targets = self.view_targets
         return replace(
             self,
             prompt_tokens=self.prompt_tokens[rows],
@@ -251,7 +295,19 @@ class Batch:
             weights=self.weights[rows],
             behaviour_log_probs=None if behaviour is None else behaviour[rows],
             reference_log_probs=None if reference is None else reference[rows],
+            view_targets=None if targets is None else targets[rows],
         )
+
+    def weighty(self, threshold: float) -> Batch:
+        """Return the rows whose real weight is at least ``threshold`` in size.
+
+        Normalisers stay those of the buffer, so the others count as 0.
+        """
+        size = self.weights.abs()
+        largest = size if size.dim() == 1 else size.amax(dim=1)
+        kept = (largest >= threshold).nonzero().squeeze(1)
+        share = self.share_kept * len(kept) / max(1, self.num_rows)
+        return replace(self.rows(kept), share_kept=share)
 
     def split(self, num_rows: int) -> Sequence[Batch]:
         """Cut into slices of at most ``num_rows`` rows."""

@@ -116,7 +116,7 @@ def k3_divergence(
 
 
 def masked_token_mean(
-    values: Float[Tensor, "S D"], where: Bool[Tensor, "S D"], num_tokens: int
+    values: Float[Tensor, "S D"], where: Bool[Tensor, "S D"], num_tokens: float
 ) -> Float[Tensor, ""]:
     """Return Σ values at ``where`` over the buffer's number of tokens."""
     return (values * where).sum() / max(num_tokens, 1)

@@ -7,6 +7,7 @@ short file.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -22,6 +23,7 @@ from dmpo.registry import PluginConfig
 __all__ = [
     "Likelihood",
     "LikelihoodConfig",
+    "counted_coefficient",
     "rollout_log_probs",
     "scored_tokens",
     "view_log_probs",
@@ -46,6 +48,8 @@ class Likelihood(ABC):
     """Whether log-ratios from this estimator carry no Monte-Carlo noise."""
     needs_path: ClassVar[bool]
     """Whether rollouts must carry the path they were made along (``Sampler.records_path``)."""
+    is_linear: ClassVar[bool] = True
+    """Whether ``combine`` is a sum over tokens, so that differences may be combined."""
     is_deterministic: bool
     """Whether two calls of ``views`` on the same rollouts always agree."""
     config: LikelihoodConfig
@@ -79,8 +83,25 @@ class Likelihood(ABC):
         self, token_log_probs: Float[Tensor, "*rows R D"], views: Views
     ) -> Float[Tensor, "*rows"]:
         """Return Σ_r Σ_d coefficient · log π, in nats."""
-        coefficient = views.coefficient.to(token_log_probs.device)
-        return (coefficient * token_log_probs).sum(dim=(-2, -1))
+        return self.combine_views(token_log_probs, views).sum(dim=-1)
+
+    def combine_views(
+        self, token_log_probs: Float[Tensor, "*rows R D"], views: Views
+    ) -> Float[Tensor, "*rows R"]:
+        """Return Σ_d coefficient · log π of each view, in nats."""
+        return (counted_coefficient(views, token_log_probs) * token_log_probs).sum(dim=-1)
+
+    def log_ratio(
+        self,
+        token_log_probs: Float[Tensor, "*rows R D"],
+        other_log_probs: Float[Tensor, "*rows R D"],
+        views: Views,
+    ) -> Float[Tensor, "*rows"]:
+        """Return log p − log p' from the token log-probabilities of two policies, in nats."""
+        if self.is_linear:
+            # Subtracted token by token, large sums do not cancel in float32.
+            return self.combine(token_log_probs - other_log_probs, views)
+        return self.combine(token_log_probs, views) - self.combine(other_log_probs, views)
 
     def lengths(self, answer_mask: Bool[Tensor, "*rows D"]) -> Int[Tensor, "*rows"]:
         """Return the number of tokens that count, METHOD's D, for each rollout."""
@@ -94,17 +115,37 @@ def scored_tokens(
     return answer_mask if eos == "answer" else torch.ones_like(answer_mask)
 
 
+def counted_coefficient(
+    views: Views, token_log_probs: Float[Tensor, "*rows R D"]
+) -> Float[Tensor, "*rows R D"]:
+    """Return the coefficients, zero on tokens that are too improbable to count (Drift, 2605.25638).
+
+    Args:
+        views: With or without a threshold.
+        token_log_probs: Of the policy that is asked; no gradient goes through the choice.
+    """
+    coefficient = views.coefficient.to(token_log_probs.device)
+    if views.threshold <= 0:
+        return coefficient
+    counts = token_log_probs.detach() >= math.log(views.threshold)
+    if views.always is not None:
+        counts = counts | views.always.to(counts.device)
+    return coefficient * counts
+
+
 def view_log_probs(
     policy: DiffusionPolicy,
     prompt_tokens: Int[Tensor, "S P"],
     prompt_mask: Bool[Tensor, "S P"],
     completions: Int[Tensor, "S D"],
     views: Views,
+    *,
+    targets: Int[Tensor, "S R D"] | None = None,
 ) -> Float[Tensor, "S R D"]:
     """Return log π(o_d | view) of the hidden tokens with a coefficient, zero elsewhere.
 
     Differentiable. The prompt is never scored and, unless the views say so, never hidden;
-    padding is never hidden.
+    padding is never hidden. A view that scores nothing costs no forward pass.
 
     Args:
         policy: The model.
@@ -112,35 +153,52 @@ def view_log_probs(
         prompt_mask: True on real prompt tokens.
         completions: Rollouts.
         views: Views in the flattened form [S, R, …].
+        targets: What is scored in place of the completions, per view; what a view leaves
+            visible is always the completion.
 
     Returns:
         Log-probabilities in nats, float32.
     """
     num_rows, num_views, length = views.hidden.shape
-    prompt_length = prompt_tokens.shape[1]
-    tokens = torch.cat([prompt_tokens, completions], dim=1).to(policy.device)
+    prompt_length, device = prompt_tokens.shape[1], policy.device
+    hidden = views.hidden.flatten(0, 1).to(device)
+    scored = hidden & (views.coefficient.flatten(0, 1).to(device) != 0)
+    used = _used_views(scored)
+    row = used // num_views
+    completions = completions.to(device)[row]
+    prompt_mask = prompt_mask.to(device)[row]
+    tokens = torch.cat([prompt_tokens.to(device)[row], completions], dim=1)
     attention = torch.cat([prompt_mask, torch.ones_like(completions, dtype=torch.bool)], dim=1)
-    tokens = expand_rows(tokens, num_views)
-    attention = expand_rows(attention.to(policy.device), num_views)
-    hidden = views.hidden.flatten(0, 1).to(policy.device)
-    scored = hidden & (views.coefficient.flatten(0, 1).to(policy.device) != 0)
-    if views.prompt_hidden is None:
-        prompt_hidden = torch.zeros(
-            num_rows * num_views, prompt_length, dtype=torch.bool, device=policy.device
-        )
-    else:
-        prompt_hidden = views.prompt_hidden.flatten(0, 1).to(policy.device)
-        prompt_hidden = prompt_hidden & attention[:, :prompt_length]
-    noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden], dim=1))
-    where = torch.cat([torch.zeros_like(prompt_hidden), scored], dim=1)
+    prompt_hidden = torch.zeros_like(prompt_mask)
+    if views.prompt_hidden is not None:
+        prompt_hidden = views.prompt_hidden.flatten(0, 1).to(device)[used] & prompt_mask
+    noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden[used]], dim=1))
+    where = torch.cat([torch.zeros_like(prompt_hidden), scored[used]], dim=1)
+    if targets is not None:
+        wanted = targets.flatten(0, 1).to(device)[used]
+        tokens = torch.cat([tokens[:, :prompt_length], wanted], dim=1)
     log_probs = policy.token_logprobs(
         noisy, attention, tokens, where, temperature=views.temperature
-    )
-    return log_probs[:, prompt_length:].reshape(num_rows, num_views, length)
+    )[:, prompt_length:]
+    if len(used) < len(hidden):
+        everything = log_probs.new_zeros(len(hidden), length)
+        log_probs = everything.index_copy(0, used, log_probs)
+    return log_probs.reshape(num_rows, num_views, length)
+
+
+def _used_views(scored: Bool[Tensor, "SR D"]) -> Int[Tensor, " U"]:
+    """Return the views that score something; one at least, so that a gradient exists."""
+    used = scored.any(dim=1).nonzero().squeeze(1)
+    return used if len(used) else torch.zeros(1, dtype=torch.long, device=scored.device)
 
 
 def rollout_log_probs(
-    policy: DiffusionPolicy, rollouts: Rollouts, views: Views, *, rows_per_forward: int
+    policy: DiffusionPolicy,
+    rollouts: Rollouts,
+    views: Views,
+    *,
+    rows_per_forward: int,
+    targets: Int[Tensor, "B N R D"] | None = None,
 ) -> Float[Tensor, "B N R D"]:
     """Return the views' token log-probabilities of a whole buffer, without gradient.
 
@@ -149,6 +207,7 @@ def rollout_log_probs(
         rollouts: The buffer.
         views: Views [B, N, R, …] of it.
         rows_per_forward: Rollouts per forward pass (each with its R views), at least 1.
+        targets: What is scored in place of the completions, per view.
 
     Returns:
         Log-probabilities in nats, float32, on the policy's device. Neither the order of rows
@@ -158,6 +217,7 @@ def rollout_log_probs(
     prompt_mask = expand_rows(rollouts.prompts.attention_mask, rollouts.num_rollouts)
     completions = rollouts.completions.flatten(0, 1)
     flat = views.flatten_rows()
+    wanted = None if targets is None else targets.flatten(0, 1)
     parts = []
     with policy.evaluating():
         for start in range(0, rollouts.num_rows, rows_per_forward):
@@ -169,6 +229,7 @@ def rollout_log_probs(
                     prompt_mask[rows],
                     completions[rows],
                     flat.rows(rows),
+                    targets=None if wanted is None else wanted[rows],
                 )
             )
     return torch.cat(parts).reshape(views.hidden.shape)

@@ -142,7 +142,7 @@ class DiffuGrpoObjective(Objective):
             experience,
             experience.views[index],
             advantages,
-            num_tokens=int(parts.likelihood.lengths(experience.rollouts.answer_mask).sum()),
+            num_tokens=float(parts.likelihood.lengths(experience.rollouts.answer_mask).sum()),
             behaviour_log_probs=experience.behaviour_log_probs[index],
             reference_log_probs=reference[index] if reference else None,
             metrics=real_weight_metrics(advantages, None, None),

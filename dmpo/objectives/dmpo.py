@@ -167,7 +167,7 @@ class DmpoObjective(Objective):
         metrics = real_weight_metrics(
             real, None if model_log_ratio is None else baseline, model_log_ratio
         )
-        num_tokens = int(parts.likelihood.lengths(rollouts.answer_mask).sum())
+        num_tokens = float(parts.likelihood.lengths(rollouts.answer_mask).sum())
         return batch_rows(experience, views, real, num_tokens=num_tokens, metrics=metrics)
 
     def _model_log_ratio(

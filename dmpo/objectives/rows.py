@@ -17,7 +17,7 @@ def batch_rows(
     views: Views,
     weights: Float[Tensor, "B N"],
     *,
-    num_tokens: int,
+    num_tokens: float,
     behaviour_log_probs: Float[Tensor, "B N R D"] | None = None,
     reference_log_probs: Float[Tensor, "B N R D"] | None = None,
     metrics: Mapping[str, float] | None = None,
