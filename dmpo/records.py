@@ -298,16 +298,17 @@ class Batch:
             view_targets=None if targets is None else targets[rows],
         )
 
-    def weighty(self, threshold: float) -> Batch:
-        """Return the rows whose real weight is at least ``threshold`` in size.
-
-        Normalisers stay those of the buffer, so the others count as 0.
-        """
+    @property
+    def weight_sizes(self) -> Float[Tensor, " S"]:
+        """|w| of each row; of several views, the largest."""
         size = self.weights.abs()
-        largest = size if size.dim() == 1 else size.amax(dim=1)
-        kept = (largest >= threshold).nonzero().squeeze(1)
-        share = self.share_kept * len(kept) / max(1, self.num_rows)
-        return replace(self.rows(kept), share_kept=share)
+        return size if size.dim() == 1 else size.amax(dim=1)
+
+    def kept(self, where: Bool[Tensor, " S"]) -> Batch:
+        """Return the rows at ``where``; normalisers stay, so the others count as 0."""
+        rows = where.nonzero().squeeze(1)
+        share = self.share_kept * len(rows) / max(1, self.num_rows)
+        return replace(self.rows(rows), share_kept=share)
 
     def split(self, num_rows: int) -> Sequence[Batch]:
         """Cut into slices of at most ``num_rows`` rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
 from dmpo.likelihoods.base import Likelihood
 from dmpo.objectives.base import Objective, ObjectiveParts
 from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Rewards, Rollouts
 from dmpo.registry import (
     BASELINES,
     LIKELIHOODS,
@@ -100,8 +101,14 @@ def _distinct(name: str, taken: Container[str]) -> str:
     return next(candidate for candidate in names if candidate not in taken)
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(
+    config: RunConfig, score: Callable[[Rollouts], Rewards] | None = None
+) -> Objective:
     """Build the objective and its exchangeable parts.
+
+    Args:
+        config: Names and parameters.
+        score: Rewards of texts that an objective makes itself.
 
     Raises:
         ConfigError: If the parts contradict each other.
@@ -117,6 +124,8 @@ def build_objective(config: RunConfig) -> Objective:
         baseline=BASELINES.build(config.baseline.name, config.baseline.parameters),
         updates_per_buffer=config.training.updates_per_buffer,
         rows_per_forward=config.training.rows_per_forward,
+        replays=config.training.replay_buffers > 1,
+        score=score,
     )
     if parts.baseline.strength and not parts.weights.has_link:
         raise ConfigError(
@@ -125,7 +134,14 @@ def build_objective(config: RunConfig) -> Objective:
         )
     objective = OBJECTIVES.load(config.objective.name)
     parameters = OBJECTIVES.config(config.objective.name, config.objective.parameters)
-    return objective(parameters, parts)  # type: ignore[call-arg]  # by contract: cls(config, parts)
+    built = objective(parameters, parts)  # type: ignore[call-arg]  # by contract: cls(config, parts)
+    if config.training.skip_below > 0 and not built.ignores_weightless_rows:
+        raise ConfigError(
+            f"training.skip_below: {config.objective.name} with these settings learns from rows of "
+            "weight 0, too (a divergence or a square of its own), so none may be skipped; leave it "
+            "at 0, or set objective.beta to 0 where there is one."
+        )
+    return built
 
 
 def _likelihood(section: PluginSection) -> Likelihood:
@@ -147,11 +163,12 @@ def build_light_parts(config: RunConfig) -> LightParts:
     task = build_task(config.task)
     sampler = build_sampler(config.sampler)
     _check_path(config, sampler)
+    reward = build_reward(config.rewards)
     return LightParts(
         task=task,
         sampler=sampler,
-        reward=build_reward(config.rewards),
-        objective=build_objective(config),
+        reward=reward,
+        objective=build_objective(config, lambda rollouts: reward.score(rollouts, task)),
         evaluator=build_evaluator(config.evaluation, task),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +34,15 @@ class ObjectiveParts:
     """F, the gradient steps that use one buffer."""
     rows_per_forward: int
     """Rollouts per forward pass where no gradient is taken."""
+    replays: bool = False
+    """Whether a buffer is used again after the next one was filled."""
+    score: Callable[[Rollouts], Rewards] | None = None
+    """Rewards of texts that the objective itself makes; None: it cannot ask for any."""
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether every gradient step sees the very policy that made its buffer."""
+        return self.updates_per_buffer == 1 and not self.replays
 
     @property
     def share_likelihood(self) -> bool:
@@ -54,6 +63,11 @@ class Objective(ABC):
 
     default_parts: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Names and parameters of ``likelihood``, ``weights`` and ``baseline`` if not chosen."""
+
+    @property
+    def ignores_weightless_rows(self) -> bool:
+        """Whether a row whose real weight is 0 adds nothing to the loss, so it may be skipped."""
+        return True
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ views (so that their noise cancels), in evaluation mode, per group, and the nois
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,11 @@ class DmpoConfig(PluginConfig):
         False,
         description="Train on the views the weights were computed on, the same at every update, "
         "in place of fresh ones; the noise of weights and gradient then correlates.",
+    )
+    normalisation: Literal["response", "canvas"] = Field(
+        "response",
+        description="What a response's log-likelihood is divided by: its own length D, or the "
+        "canvas length, the same for all, so that longer responses weigh more (wd1).",
     )
 
 
@@ -79,7 +84,7 @@ class DmpoObjective(Objective):
     @property
     def _follows_model(self) -> bool:
         """Whether log p_θ − log p_v is ever more than 0, where a baseline asks for it."""
-        return self.parts.baseline.needs_model_log_ratio and self.parts.updates_per_buffer > 1
+        return self.parts.baseline.needs_model_log_ratio and not self.parts.is_on_policy
 
     def prepare(
         self,
@@ -131,10 +136,10 @@ class DmpoObjective(Objective):
         if not self.needs_reference:
             return views, behaviour, None
         with policy.reference():
-            difference = self._log_probs(policy, rollouts, views) - behaviour
+            reference = self._log_probs(policy, rollouts, views)
         log_ratio = LogRatio(
-            value=likelihood.combine(difference, views),
-            standard_error=likelihood.standard_error(difference, views),
+            value=likelihood.log_ratio(reference, behaviour, views),
+            standard_error=likelihood.standard_error(reference - behaviour, views),
         )
         return views, behaviour, log_ratio
 
@@ -179,7 +184,7 @@ class DmpoObjective(Objective):
             return torch.zeros_like(experience.weights.values)
         views, behaviour = experience.views[0], experience.behaviour_log_probs[0]
         current = self._log_probs(policy, experience.rollouts, views)
-        return self.parts.ratio_likelihood.combine(current - behaviour.to(current.device), views)
+        return self.parts.ratio_likelihood.log_ratio(current, behaviour.to(current.device), views)
 
     def _log_probs(
         self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
@@ -196,12 +201,15 @@ class DmpoObjective(Objective):
         )
         log_likelihood = likelihood.combine(log_probs, batch.views)
         lengths = likelihood.lengths(batch.answer_mask).to(log_likelihood.device)
+        divisors = lengths
+        if self.config.normalisation == "canvas":
+            divisors = torch.full_like(lengths, batch.completions.shape[1])
         weights = batch.weights.to(log_likelihood.device)
         num_rows = batch.num_rows_in_buffer
         plain = weighted_denoising_cross_entropy(
             log_likelihood.detach(), torch.ones_like(weights), lengths, num_rows
         )
         return LossOutput(
-            loss=weighted_denoising_cross_entropy(log_likelihood, weights, lengths, num_rows),
-            metrics={"cross_entropy": plain},
+            loss=weighted_denoising_cross_entropy(log_likelihood, weights, divisors, num_rows),
+            metrics={"cross_entropy": plain / max(batch.share_kept, 1 / num_rows)},
         )

@@ -3,7 +3,7 @@
     checkpoints/step-000100/
       policy/                 what ``policy.save`` writes: the official layout, or the adapter
       optimizer.*             optimizer and schedule
-      rank-00000.*            the buffer of each rank, if the checkpoint lies within one
+      rank-00000.*            the buffers of each rank that steps to come need
       config.yaml             the run's settings
       state.json              steps, cursor, meters, and what the run was
       manifest.json           size and SHA-256 of each of these
@@ -36,7 +36,7 @@ __all__ = [
     "commit_checkpoint",
     "load_checkpoint",
     "partial_path",
-    "save_buffer",
+    "save_buffers",
     "save_shared",
     "verify_checkpoint",
     "whole_or_not_at_all",
@@ -126,9 +126,9 @@ def save_shared(
     (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
-def save_buffer(partial: Path, rank: int, buffer: Experience | None) -> None:
-    """Write the buffer of one rank, or that it has none."""
-    write_state(partial / f"rank-{rank:05d}", buffer)
+def save_buffers(partial: Path, rank: int, buffers: tuple[Experience, ...]) -> None:
+    """Write the buffers of one rank, the newest first, or that it has none."""
+    write_state(partial / f"rank-{rank:05d}", buffers)
 
 
 def commit_checkpoint(final: Path) -> None:
@@ -194,11 +194,11 @@ def load_checkpoint(
     scheduler: Any,
     rank: int,
     run: dict[str, Any],
-) -> tuple[Progress, Experience | None]:
+) -> tuple[Progress, tuple[Experience, ...]]:
     """Verify a checkpoint and put policy, optimizer and schedule where they were.
 
     Returns:
-        How far the run had come, and the buffer it was using, if any.
+        How far the run had come, and the buffers it was using, the newest first.
 
     Raises:
         CheckpointError: If a file is missing or changed, or the checkpoint is of a run with
@@ -216,8 +216,8 @@ def load_checkpoint(
     saved = read_state(path / "optimizer", moved)
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])
-    buffer: Experience | None = read_state(path / f"rank-{rank:05d}", moved)
-    return Progress(**state["progress"]), buffer
+    buffers: tuple[Experience, ...] = read_state(path / f"rank-{rank:05d}", moved)
+    return Progress(**state["progress"]), buffers
 
 
 def _sha256(path: Path) -> str:

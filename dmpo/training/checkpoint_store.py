@@ -47,12 +47,12 @@ class CheckpointStore:
         self._keep = keep
         self._last: Path | None = None
 
-    def save(self, progress: Progress, buffer: Experience | None) -> Path:
+    def save(self, progress: Progress, buffers: tuple[Experience, ...]) -> Path:
         """Write the present state, unless it was the last that was saved; return where it is.
 
         Args:
             progress: How far the run has come.
-            buffer: What the next step takes its views from; None: it fills a new one.
+            buffers: What the next steps need, the newest first; none: the next fills a new one.
 
         Raises:
             OutputError: If it cannot be written; the checkpoints before it stay.
@@ -75,7 +75,7 @@ class CheckpointStore:
                     run=self._run,
                     config_text=self._config_text,
                 )
-            checkpoint.save_buffer(partial, engine.rank, buffer)
+            checkpoint.save_buffers(partial, engine.rank, buffers)
             engine.wait()
             if engine.is_main:
                 self._directory.flush()
@@ -85,16 +85,16 @@ class CheckpointStore:
             self._directory.prune(self._keep, written=path)
         return path
 
-    def load(self, path: Path) -> tuple[Progress, Experience | None]:
+    def load(self, path: Path) -> tuple[Progress, tuple[Experience, ...]]:
         """Put policy, optimizer and schedule where they were.
 
         Returns:
-            How far the run had come, and the buffer that it was using, if any.
+            How far the run had come, and the buffers that it was using.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or the run was another one.
         """
-        progress, buffer = checkpoint.load_checkpoint(
+        progress, buffers = checkpoint.load_checkpoint(
             path,
             policy=self._policy,
             optimizer=self._engine.optimizer,
@@ -104,4 +104,4 @@ class CheckpointStore:
         )
         if path.resolve() == checkpoint_path(self._directory.path, progress.step).resolve():
             self._last = checkpoint_path(self._directory.path, progress.step)
-        return progress, buffer
+        return progress, buffers

@@ -154,6 +154,13 @@ class Engine:
         reduced: Any = self.accelerator.reduce(values.to(self.accelerator.device), "mean")
         return dict(zip(metrics, reduced.tolist(), strict=True))
 
+    def largest(self, count: int) -> int:
+        """Return the largest of the processes' counts."""
+        if self.num_ranks == 1:
+            return count
+        mine = torch.tensor([count], device=self.accelerator.device)
+        return int(self.accelerator.gather(mine).max())
+
     def is_true_anywhere(self, flag: bool) -> bool:
         """Return whether the flag is set on any process; all of them get the same answer."""
         return self.mean({"flag": float(flag)})["flag"] > 0

@@ -55,6 +55,8 @@ METRICS: Mapping[str, str] = {
     "rollout/unique_answers": "Distinct readable answers in a group, mean over groups.",
     "rollout/unreadable": "Share of rollouts without a readable answer.",
     "rollout/forward_passes": "Forward passes that made the buffer, each over all its rows.",
+    "rollout/discarded_groups": "Groups without spread that fresh prompts replaced "
+    "(training.flat_groups: replace).",
     "loss/total": "Loss of the step, over the whole buffer.",
     "loss/<name>": "A named part of the loss.",
     "optimizer/gradient_norm": "Norm of the gradient before clipping.",
@@ -72,6 +74,7 @@ METRICS: Mapping[str, str] = {
 
 
 OBJECTIVE_NAMES: Mapping[str, str] = {
+    "discarded_groups": "rollout/discarded_groups",
     "ess": "weights/ess",
     "coefficient": "weights/coefficient",
     "weight_max": "weights/max",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dmpo.errors import RewardError
 from dmpo.policies.base import DiffusionPolicy
@@ -13,7 +15,7 @@ from dmpo.records import Prompts, Rewards, Rollouts
 from dmpo.samplers.base import Sampler
 from dmpo.training.events import UnmaskedSample
 
-__all__ = ["check_rewards", "sample_rollouts", "unmasked_sample"]
+__all__ = ["check_rewards", "flat_groups", "joined", "sample_rollouts", "unmasked_sample"]
 
 
 def sample_rollouts(
@@ -50,6 +52,23 @@ def sample_rollouts(
             for start in range(0, len(prompts.examples), prompts_at_once)
         ]
     return parts[0] if len(parts) == 1 else _joined(prompts, parts)
+
+
+def joined(parts: Sequence[tuple[Rollouts, Rewards]]) -> tuple[Rollouts, Rewards]:
+    """Return several buffers' rollouts and rewards as one; prompts are padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    rollouts, rewards = zip(*parts, strict=True)
+    names = rewards[0].components
+    return _joined(_padded([each.prompts for each in rollouts]), rollouts), Rewards(
+        total=torch.cat([each.total for each in rewards]),
+        components={name: torch.cat([each.components[name] for each in rewards]) for name in names},
+    )
+
+
+def flat_groups(rewards: Rewards) -> Bool[Tensor, " B"]:
+    """Return the prompts whose rollouts all have one reward."""
+    return rewards.total.amax(dim=1) == rewards.total.amin(dim=1)
 
 
 def check_rewards(rewards: Rewards, rollouts: Rollouts) -> None:
@@ -97,14 +116,28 @@ def _rows(prompts: Prompts, rows: slice) -> Prompts:
     )
 
 
+def _padded(prompts: Sequence[Prompts]) -> Prompts:
+    longest = max(each.tokens.shape[1] for each in prompts)
+    pads = [longest - each.tokens.shape[1] for each in prompts]
+    return Prompts(
+        examples=tuple(example for each in prompts for example in each.examples),
+        tokens=torch.cat([pad(each.tokens, (n, 0)) for each, n in zip(prompts, pads, strict=True)]),
+        attention_mask=torch.cat(
+            [pad(each.attention_mask, (n, 0)) for each, n in zip(prompts, pads, strict=True)]
+        ),
+    )
+
+
 def _joined(prompts: Prompts, parts: Sequence[Rollouts]) -> Rollouts:
     log_probs = [part.log_probs for part in parts if part.log_probs is not None]
+    entropies = [part.entropies for part in parts if part.entropies is not None]
     return Rollouts(
         prompts=prompts,
         completions=torch.cat([part.completions for part in parts]),
         answer_mask=torch.cat([part.answer_mask for part in parts]),
         commit_step=torch.cat([part.commit_step for part in parts]),
         log_probs=torch.cat(log_probs) if len(log_probs) == len(parts) else None,
+        entropies=torch.cat(entropies) if len(entropies) == len(parts) else None,
         temperature=parts[0].temperature,
         num_forwards=sum(part.num_forwards for part in parts),
         texts=tuple(texts for part in parts for texts in part.texts),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
 from pydantic import Field, PositiveInt, model_validator
 
 from dmpo.training.optimization import OptimizationSettings
 
 __all__ = ["TrainingSettings"]
+
+Buffer = TypeVar("Buffer")
 
 
 class TrainingSettings(OptimizationSettings):
@@ -23,6 +28,28 @@ class TrainingSettings(OptimizationSettings):
     )
     rollouts_per_prompt: int = Field(8, ge=2, description="N, rollouts of one prompt: a group.")
     updates_per_buffer: PositiveInt = Field(8, description="F, gradient steps on one buffer.")
+    replay_buffers: PositiveInt = Field(
+        1,
+        description="K, newest buffers that gradient steps take turns on, each with the weights "
+        "and the behaviour policy of its own; every buffer is used F times. 1: no replay.",
+    )
+    skip_below: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Rollouts whose real weight is smaller in size take no part in a gradient "
+        "step and cost nothing; the loss is still divided by all of the buffer.",
+    )
+    flat_groups: Literal["keep", "skip", "replace"] = Field(
+        "keep",
+        description="Prompts whose rewards are all equal: kept, left out of gradient steps, or "
+        "replaced by fresh prompts before the buffer is full (dynamic sampling).",
+    )
+    replacement_rounds: PositiveInt = Field(
+        3,
+        description="Times that a buffer asks for fresh prompts, at most (flat_groups: replace); "
+        "what is flat then stays.",
+    )
     micro_batch_rows: PositiveInt | None = Field(
         None,
         description="Rollouts per forward and backward pass, at most; null: the whole buffer. "
@@ -51,7 +78,23 @@ class TrainingSettings(OptimizationSettings):
                 f"rows_per_forward {self.rows_per_forward} is less than rollouts_per_prompt "
                 f"{self.rollouts_per_prompt}: a group is sampled in one pass."
             )
+        if self.updates_per_buffer % self.replay_buffers:
+            raise ValueError(
+                f"updates_per_buffer {self.updates_per_buffer} is no multiple of replay_buffers "
+                f"{self.replay_buffers}: the steps between two buffers are shared evenly."
+            )
         return self
+
+    def turn(self, buffers: Sequence[Buffer], update: int) -> tuple[Buffer, int]:
+        """Return which buffer a gradient step looks at, and which of its F steps that is.
+
+        Args:
+            buffers: The stored ones, the newest first; at most ``replay_buffers``.
+            update: Gradient steps since the newest was filled, from 0.
+        """
+        age = update % len(buffers)
+        before = age * (self.updates_per_buffer // self.replay_buffers)
+        return buffers[age], before + update // len(buffers)
 
     def seconds_left(self, step: int, seconds: float) -> float:
         """Return the estimated seconds of training to come, by whichever limit comes first.

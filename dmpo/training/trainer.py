@@ -21,7 +21,7 @@ import torch
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Batch, Example, Experience
+from dmpo.records import Batch, Experience
 from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
@@ -29,6 +29,7 @@ from dmpo.training import events
 from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
 from dmpo.training.engine import Engine, Update, divergence
+from dmpo.training.filling import BufferFiller
 from dmpo.training.interruption import Abandoned, Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
@@ -37,9 +38,9 @@ from dmpo.training.metrics import (
     step_metrics,
 )
 from dmpo.training.phases import Phase, PhaseMeter, model_tokens
-from dmpo.training.prompts import fingerprint, prompt_indices
+from dmpo.training.prompts import fingerprint
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
-from dmpo.training.rollout import check_rewards, sample_rollouts, unmasked_sample
+from dmpo.training.rollout import flat_groups, unmasked_sample
 from dmpo.training.run_directory import RunDirectory, list_checkpoints
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.tracking import Tracker, environment_record
@@ -107,17 +108,24 @@ class Trainer:
         if parts.objective.needs_reference:
             parts.policy.freeze_reference()
         self._engine = Engine(parts.policy, settings, run_directory, log_with)
-        self._prompts_per_rank = self._engine.share(
-            settings.prompts_per_buffer, "prompts_per_buffer"
+        self._meter = PhaseMeter(parts.policy)
+        self._filler = BufferFiller(
+            policy=parts.policy,
+            task=parts.task,
+            sampler=parts.sampler,
+            reward=parts.reward,
+            settings=settings,
+            engine=self._engine,
+            meter=self._meter,
+            seed=seed,
         )
-        self._examples = parts.task.examples("train")
         self._checkpoints = CheckpointStore(
             self._directory,
             self._engine,
             parts.policy,
             run={
                 "seed": seed,
-                "problems": fingerprint(self._examples),
+                "problems": fingerprint(self._filler.examples),
                 "prompts_per_buffer": settings.prompts_per_buffer,
                 "rollouts_per_prompt": settings.rollouts_per_prompt,
                 "updates_per_buffer": settings.updates_per_buffer,
@@ -125,13 +133,12 @@ class Trainer:
             config_text=config_text,
             keep=settings.keep_checkpoints,
         )
-        self._meter = PhaseMeter(parts.policy)
         self._interruption = interruption or Interruption()
         self._config_text = config_text
         self._command = command
         self._progress = Progress()
         self._is_restored = False
-        self._experience: Experience | None = None
+        self._buffers: tuple[Experience, ...] = ()  # the newest first
         self._buffer_metrics: dict[str, float] = {}
         self._observers = tuple(observers) if self._engine.is_main else ()
 
@@ -206,42 +213,39 @@ class Trainer:
 
     def _step(self) -> None:
         """Fill the buffer where it is used up, take a gradient step, and tell of it."""
-        started, progress = time.perf_counter(), self._progress
-        experience = self._experience
-        if experience is None or progress.step % self._settings.updates_per_buffer == 0:
-            experience = self._fill_buffer()
-            progress = replace(progress, cursor=progress.cursor + self._settings.prompts_per_buffer)
-        batch, losses = self._backward(experience)
+        started, progress, buffers = time.perf_counter(), self._progress, self._buffers
+        update = progress.step % self._settings.updates_per_buffer
+        if update == 0 or not buffers:
+            experience, num_taken = self._fill_buffer()
+            buffers = (experience, *buffers)[: self._settings.replay_buffers]
+            progress = replace(progress, cursor=progress.cursor + num_taken)
+        batch, losses = self._backward(*self._settings.turn(buffers, update))
         # Until here the run is as it was after the step before; behind here it is one further.
         with self._interruption.held():
             with self._meter.phase("optimizer"):
-                update = self._engine.update(losses["total"])
-            self._experience = experience
-            metrics = self._step_metrics(batch, losses, update)
-            self._advance(progress, update, metrics, seconds=time.perf_counter() - started)
+                done = self._engine.update(losses["total"])
+            self._buffers = buffers
+            metrics = self._step_metrics(batch, losses, done)
+            self._advance(progress, done, metrics, seconds=time.perf_counter() - started)
 
-    def _fill_buffer(self) -> Experience:
-        """Take B prompts, N rollouts each, rewards, and freeze what the objective needs."""
+    def _fill_buffer(self) -> tuple[Experience, int]:
+        """Take B prompts, N rollouts each, rewards, and freeze what the objective needs.
+
+        Returns:
+            The buffer, and how many prompts it used up.
+        """
         parts, settings, step = self._parts, self._settings, self._progress.step
-        prompts = parts.policy.encode(self._next_examples())
-        with self._meter.phase("rollout"):
-            rollouts = sample_rollouts(
-                parts.policy,
-                parts.sampler,
-                prompts,
-                num_rollouts=settings.rollouts_per_prompt,
-                rows_per_forward=settings.rows_per_forward,
-                generator=self._generator("rollout"),
-            )
-        with self._meter.phase("reward"):
-            rewards = parts.reward.score(rollouts, parts.task)
-            check_rewards(rewards, rollouts)
+        filled = self._filler.fill(self._progress.cursor, self._generator("rollout"))
+        rollouts, rewards = filled.rollouts, filled.rewards
         # The frozen reference has the precision of the live policy, whose forward pass casts.
         precision = self._engine.accelerator.autocast()
         with self._meter.phase("prepare"), torch.no_grad(), precision:
             experience = parts.objective.prepare(
                 parts.policy, rollouts, rewards, self._generator("prepare")
             )
+        if settings.flat_groups == "replace":
+            counts = {"discarded_groups": float(filled.num_discarded)}
+            experience = replace(experience, metrics={**experience.metrics, **counts})
         self._buffer_metrics = self._engine.mean(buffer_metrics(experience, parts.task))
         row = step // settings.updates_per_buffer % rollouts.num_prompts
         self._emit(
@@ -253,21 +257,24 @@ class Trainer:
                 warnings=log_ratio_warnings(self._buffer_metrics),
             )
         )
-        return experience
+        return experience, filled.num_prompts_taken
 
-    def _backward(self, experience: Experience) -> tuple[Batch, dict[str, float]]:
+    def _backward(self, experience: Experience, update: int) -> tuple[Batch, dict[str, float]]:
         """Draw views and add up the gradients of the micro-batches; return views and losses."""
         policy, objective, step = self._parts.policy, self._parts.objective, self._progress.step
+        settings = self._settings
         with self._meter.phase("draw"), torch.no_grad():
-            batch = objective.draw(
-                policy,
-                experience,
-                self._generator("draw"),
-                update=step % self._settings.updates_per_buffer,
+            batch = objective.draw(policy, experience, self._generator("draw"), update=update)
+        if settings.flat_groups == "skip":
+            varied = (~flat_groups(experience.rewards)).repeat_interleave(
+                settings.rollouts_per_prompt
             )
+            batch = batch.kept(varied.to(batch.weights.device))
+        if settings.skip_below > 0:
+            batch = batch.kept(batch.weight_sizes >= settings.skip_below)
         dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
         with self._meter.phase("loss"), seeded_dropout(dropout_seed, policy.device):
-            slices = batch.split(self._settings.micro_batch_rows or max(1, batch.num_rows))
+            slices = batch.split(settings.micro_batch_rows or max(1, batch.num_rows))
             losses = self._engine.backward(slices, functools.partial(objective.loss, policy))
         return batch, losses
 
@@ -341,9 +348,11 @@ class Trainer:
         Raises:
             OutputError: If it cannot be written; the checkpoints before it stay.
         """
-        is_within = self._progress.step % self._settings.updates_per_buffer != 0
+        settings = self._settings
+        is_within = self._progress.step % settings.updates_per_buffer != 0
+        needed = self._buffers if is_within else self._buffers[: settings.replay_buffers - 1]
         with self._interruption.held():
-            return self._checkpoints.save(self._progress, self._experience if is_within else None)
+            return self._checkpoints.save(self._progress, needed)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint as if the run had never stopped.
@@ -354,19 +363,11 @@ class Trainer:
         """
         if self._engine.is_main:
             self._directory.claim()
-        self._progress, self._experience = self._checkpoints.load(path)
+        self._progress, self._buffers = self._checkpoints.load(path)
         self._is_restored = True
-        if self._experience is not None:
-            figures = buffer_metrics(self._experience, self._parts.task)
+        if self._buffers:
+            figures = buffer_metrics(self._buffers[0], self._parts.task)
             self._buffer_metrics = self._engine.mean(figures)
-
-    def _next_examples(self) -> list[Example]:
-        """Return this rank's share of the buffer's prompts."""
-        settings, cursor = self._settings, self._progress.cursor
-        count, share = settings.prompts_per_buffer, self._prompts_per_rank
-        indices = prompt_indices(len(self._examples), seed=self._seed, cursor=cursor, count=count)
-        first = self._engine.rank * share
-        return [self._examples[index] for index in indices[first : first + share]]
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
