@@ -11,8 +11,9 @@ __all__ = [
     "clipped_surrogate",
     "is_clipped",
     "is_outside",
+    "k1_divergence",
+    "k2_divergence",
     "k3_divergence",
-    "masked_token_mean",
     "weighted_denoising_cross_entropy",
     "weighted_discriminative_loss",
 ]
@@ -64,59 +65,83 @@ def weighted_discriminative_loss(
 
 
 def clipped_surrogate(
-    log_ratio: Float[Tensor, "S D"],
-    advantages: Float[Tensor, " S"],
+    log_ratio: Float[Tensor, "S ..."],
+    advantages: Float[Tensor, "S ..."],
     *,
     epsilon_low: float,
     epsilon_high: float,
-) -> Float[Tensor, "S D"]:
-    """Return min(ρA, clip(ρ, 1−ε_low, 1+ε_high)·A) of each token, to be maximised (PPO, GRPO).
+    dual_clip: float | None = None,
+) -> Float[Tensor, "S ..."]:
+    """Return min(ρA, clip(ρ, 1−ε_low, 1+ε_high)·A) of each unit, to be maximised (PPO, GRPO).
 
     Args:
-        log_ratio: log ρ = log π_θ − log π_v of each token, in nats.
-        advantages: A of each row.
+        log_ratio: log ρ = log π_θ − log π_v of each unit (a token, a view, a response), in nats.
+        advantages: A of each row, or of each of its views.
         epsilon_low: Clip range below 1.
         epsilon_high: Clip range above 1.
+        dual_clip: Where A < 0, bound the surrogate below by this times A (Ye et al. 2020,
+            1912.09729); greater than 1. None: no bound.
     """
     ratio = log_ratio.exp()
-    advantage = advantages.unsqueeze(-1)
+    advantage = _beside(advantages, log_ratio)
     clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
-    return torch.minimum(ratio * advantage, clipped * advantage)
+    surrogate = torch.minimum(ratio * advantage, clipped * advantage)
+    if dual_clip is None:
+        return surrogate
+    bounded = torch.maximum(surrogate, dual_clip * advantage)
+    return torch.where(advantage < 0, bounded, surrogate)
+
+
+def _beside(
+    advantages: Float[Tensor, "S ..."], units: Float[Tensor, "S ..."]
+) -> Float[Tensor, "S ..."]:
+    """Return advantages with axes of length 1 for the axes that units have beyond them."""
+    return advantages.reshape(*advantages.shape, *(1,) * (units.dim() - advantages.dim()))
 
 
 def is_clipped(
-    log_ratio: Float[Tensor, "S D"],
-    advantages: Float[Tensor, " S"],
+    log_ratio: Float[Tensor, "S ..."],
+    advantages: Float[Tensor, "S ..."],
     *,
     epsilon_low: float,
     epsilon_high: float,
-) -> Bool[Tensor, "S D"]:
-    """Return where the clip binds, so that a token gives no gradient."""
+) -> Bool[Tensor, "S ..."]:
+    """Return where the clip binds, so that a unit gives no gradient."""
     ratio = log_ratio.exp()
-    advantage = advantages.unsqueeze(-1)
+    advantage = _beside(advantages, log_ratio)
     too_high = (ratio > 1 + epsilon_high) & (advantage > 0)
     too_low = (ratio < 1 - epsilon_low) & (advantage < 0)
     return too_high | too_low
 
 
 def is_outside(
-    log_ratio: Float[Tensor, "S D"], *, epsilon_low: float, epsilon_high: float
-) -> Bool[Tensor, "S D"]:
+    log_ratio: Float[Tensor, "S ..."], *, epsilon_low: float, epsilon_high: float
+) -> Bool[Tensor, "S ..."]:
     """Return where the ratio has left [1−ε_low, 1+ε_high], whether the clip binds or not."""
     ratio = log_ratio.exp()
     return (ratio > 1 + epsilon_high) | (ratio < 1 - epsilon_low)
 
 
 def k3_divergence(
-    log_probs: Float[Tensor, "S D"], reference_log_probs: Float[Tensor, "S D"]
-) -> Float[Tensor, "S D"]:
+    log_probs: Float[Tensor, "S ..."], reference_log_probs: Float[Tensor, "S ..."]
+) -> Float[Tensor, "S ..."]:
     """Return exp(d) − d − 1, d = log π_ref − log π_θ: never negative, KL(π_θ‖π_ref) in mean."""
     difference = reference_log_probs - log_probs
     return difference.exp() - difference - 1
 
 
-def masked_token_mean(
-    values: Float[Tensor, "S D"], where: Bool[Tensor, "S D"], num_tokens: float
-) -> Float[Tensor, ""]:
-    """Return Σ values at ``where`` over the buffer's number of tokens."""
-    return (values * where).sum() / max(num_tokens, 1)
+def k2_divergence(
+    log_probs: Float[Tensor, "S ..."], reference_log_probs: Float[Tensor, "S ..."]
+) -> Float[Tensor, "S ..."]:
+    """Return ½·(log π_θ − log π_ref)²: its gradient is that of KL(π_θ‖π_ref) in mean."""
+    return 0.5 * (log_probs - reference_log_probs).square()
+
+
+def k1_divergence(
+    log_probs: Float[Tensor, "S ..."], reference_log_probs: Float[Tensor, "S ..."]
+) -> Float[Tensor, "S ..."]:
+    """Return log π_θ − log π_ref: KL(π_θ‖π_ref) in mean, though its gradient is 0 in mean.
+
+    As a loss on samples of π_θ it therefore pulls nowhere; it is there to compare with.
+    """
+    return log_probs - reference_log_probs

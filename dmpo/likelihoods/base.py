@@ -103,9 +103,13 @@ class Likelihood(ABC):
             return self.combine(token_log_probs - other_log_probs, views)
         return self.combine(token_log_probs, views) - self.combine(other_log_probs, views)
 
+    def scored(self, answer_mask: Bool[Tensor, "*rows D"]) -> Bool[Tensor, "*rows D"]:
+        """Return which completion tokens count."""
+        return scored_tokens(answer_mask, self.config.eos)
+
     def lengths(self, answer_mask: Bool[Tensor, "*rows D"]) -> Int[Tensor, "*rows"]:
         """Return the number of tokens that count, METHOD's D, for each rollout."""
-        return scored_tokens(answer_mask, self.config.eos).sum(-1)
+        return self.scored(answer_mask).sum(-1)
 
 
 def scored_tokens(

@@ -11,7 +11,6 @@ from dmpo.diffusion.losses import (
     clipped_surrogate,
     is_clipped,
     k3_divergence,
-    masked_token_mean,
     weighted_denoising_cross_entropy,
     weighted_discriminative_loss,
 )
@@ -80,12 +79,6 @@ def test_k3_is_the_divergence_in_the_mean():
     reference = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
     mean = (policy * k3_divergence(policy.log()[None], reference.log()[None])[0]).sum()
     assert mean.item() == pytest.approx((policy * (policy / reference).log()).sum().item())
-
-
-def test_token_mean_counts_the_tokens_of_the_whole_buffer():
-    values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    where = torch.tensor([[True, False], [True, True]])
-    assert masked_token_mean(values, where, 4).item() == pytest.approx(2.0)
 
 
 def test_weighted_discriminative_loss_is_log_two_per_term_where_nothing_has_moved() -> None:

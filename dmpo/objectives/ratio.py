@@ -1,0 +1,300 @@
+"""What every objective with a probability ratio shares: frozen views, clipping, a divergence.
+
+A family says in one short file which likelihood it looks through, what its ratio is taken of
+(:mod:`dmpo.objectives.units`), and its authors' settings. As for all objectives here, masks are
+values stored with the buffer (the authors' codes draw them again from a global seed, and several
+see only a part of them because they count micro-batches for updates), statistics are taken over
+groups and the whole buffer instead of a device's rows, and padding is left out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from dmpo.diffusion.losses import (
+    clipped_surrogate,
+    is_clipped,
+    is_outside,
+    k1_divergence,
+    k2_divergence,
+    k3_divergence,
+)
+from dmpo.errors import ConfigError
+from dmpo.likelihoods.base import counted_coefficient, rollout_log_probs, view_log_probs
+from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.metrics import real_weight_metrics, weight_metrics
+from dmpo.objectives.rows import batch_rows
+from dmpo.objectives.units import (
+    Level,
+    Normalisation,
+    reduced,
+    total_weight,
+    unit_log_probs,
+    unit_weights,
+)
+from dmpo.policies.base import DiffusionPolicy
+from dmpo.records import Batch, Experience, LossOutput, Rewards, Rollouts, Views
+from dmpo.registry import PluginConfig
+
+__all__ = ["FrozenViewsObjective", "RatioConfig", "RatioObjective"]
+
+_DIVERGENCES = {"k1": k1_divergence, "k2": k2_divergence, "k3": k3_divergence}
+
+
+class RatioConfig(PluginConfig):
+    """The GRPO family's options; a family overrides the defaults by its authors'."""
+
+    epsilon: float = Field(0.2, gt=0, lt=1, description="Clip range of the ratio around 1.")
+    epsilon_high: float | None = Field(
+        None, gt=0, description="Clip range above 1, where it differs from epsilon."
+    )
+    dual_clip: float | None = Field(
+        None, gt=1, description="Bound of the surrogate of bad responses, in units of A."
+    )
+    beta: float = Field(0.0, ge=0, description="Factor of the divergence.")
+    divergence: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="Estimator of the divergence; the gradient of k1 is 0 in mean."
+    )
+    divergence_to: Literal["reference", "behaviour"] = Field(
+        "reference", description="Which policy it pulls towards."
+    )
+    normalisation: Normalisation = Field(
+        "token",
+        description="Mean over the tokens of the buffer, over responses of means, over views of "
+        "means, or the sum over a constant canvas length (Dr. GRPO).",
+    )
+    views: Literal["per_update", "shared"] = Field(
+        "per_update",
+        description="Views of their own for each of the F updates, stored with the buffer, or one "
+        "set for all of them.",
+    )
+
+
+class FrozenViewsObjective(Objective, ABC):
+    """Stores with each buffer the views of its updates and what π_v and π_ref say of them."""
+
+    config: RatioConfig
+    level: ClassVar[Level]
+    """What the ratio is taken of."""
+
+    def __init__(self, config: Any, parts: ObjectiveParts) -> None:
+        """Keep the config and the parts.
+
+        Raises:
+            ConfigError: If the parts ask for what this objective does not do.
+        """
+        self.config = config
+        self.parts = parts
+        name = type(self).__name__
+        if parts.weights.needs_reference:
+            raise ConfigError(
+                f"weights: {name} has no log-ratio of whole responses in its weights; use "
+                "'advantage', or weights with alpha = 0 and eta (the reference enters through "
+                "objective.beta)."
+            )
+        if parts.baseline.needs_model_log_ratio:
+            raise ConfigError(
+                f"baseline: {name} freezes its advantages with the buffer, so one that follows "
+                "the current policy does not go with it; use none, mean or individual."
+            )
+        if not parts.share_likelihood:
+            raise ConfigError(
+                f"ratio_likelihood: {name} compares policies on the views of its loss, so one "
+                "of its own has no effect; leave it out."
+            )
+        if self.level in ("view_token", "view") and not parts.likelihood.is_linear:
+            raise ConfigError(
+                f"likelihood: {name} takes its ratio view by view, and this likelihood only has a "
+                "value of all views together; use another."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a divergence to the reference counts."""
+        return self.config.beta > 0 and self.config.divergence_to == "reference"
+
+    @property
+    def ignores_weightless_rows(self) -> bool:
+        """Whether there is no divergence."""
+        return self.config.beta == 0
+
+    @property
+    def needs_behaviour(self) -> bool:
+        """Whether log π_v may differ from log π_θ at all."""
+        return not self.parts.is_on_policy
+
+    def prepare(
+        self,
+        policy: DiffusionPolicy,
+        rollouts: Rollouts,
+        rewards: Rewards,
+        generator: torch.Generator,
+    ) -> Experience:
+        """Freeze advantages and, for each update, views with log π_v and log π_ref on them."""
+        parts = self.parts
+        total = rewards.total.to(policy.device)
+        weights = parts.weights.estimate(total, None)
+        is_shared = parts.likelihood.is_deterministic or self.config.views == "shared"
+        num_sets = 1 if is_shared else parts.updates_per_buffer
+        views = tuple(parts.likelihood.views(rollouts, generator) for _ in range(num_sets))
+        behaviour: tuple[Tensor, ...] = ()
+        if self.needs_behaviour:
+            behaviour = tuple(self._behaviour(policy, rollouts, each) for each in views)
+        reference: tuple[Tensor, ...] = ()
+        if self.needs_reference:
+            with policy.reference():
+                reference = tuple(self._log_probs(policy, rollouts, each) for each in views)
+        return Experience(
+            rollouts=rollouts,
+            rewards=rewards,
+            weights=weights,
+            baseline_weights=parts.baseline.weights(parts.weights, total, None, weights, None),
+            log_ratio=None,
+            views=views,
+            behaviour_log_probs=behaviour,
+            reference_log_probs=reference,
+            view_weights=self.view_weights(policy, rollouts, rewards, views, generator),
+            metrics=weight_metrics(weights),
+        )
+
+    def view_weights(
+        self,
+        policy: DiffusionPolicy,  # noqa: ARG002
+        rollouts: Rollouts,  # noqa: ARG002
+        rewards: Rewards,  # noqa: ARG002
+        views: tuple[Views, ...],  # noqa: ARG002
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> Float[Tensor, "B N R"] | None:
+        """Return an advantage for each view; None: all views of a response share its own."""
+        return None
+
+    def _behaviour(
+        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
+    ) -> Float[Tensor, "B N R D"]:
+        recorded = self.parts.likelihood.recorded_log_probs(rollouts, views)
+        if recorded is None:
+            return self._log_probs(policy, rollouts, views)
+        return recorded.to(policy.device)
+
+    def _log_probs(
+        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
+    ) -> Float[Tensor, "B N R D"]:
+        return rollout_log_probs(
+            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
+        )
+
+    def draw(
+        self,
+        policy: DiffusionPolicy,  # noqa: ARG002
+        experience: Experience,
+        generator: torch.Generator,  # noqa: ARG002
+        *,
+        update: int,
+    ) -> Batch:
+        """Take the views of this update from the buffer; nothing is drawn."""
+        parts, rollouts = self.parts, experience.rollouts
+        index = update % len(experience.views)
+        views = experience.views[index]
+        behaviour, reference = experience.behaviour_log_probs, experience.reference_log_probs
+        advantages = experience.view_weights
+        if advantages is None:
+            advantages = experience.weights.values
+            if experience.baseline_weights is not None:
+                advantages = advantages - parts.baseline.strength * experience.baseline_weights
+        scored = parts.likelihood.scored(rollouts.answer_mask)
+        return batch_rows(
+            experience,
+            views,
+            advantages,
+            num_tokens=total_weight(self.level, views, scored),
+            behaviour_log_probs=behaviour[index] if behaviour else None,
+            reference_log_probs=reference[index] if reference else None,
+            metrics=real_weight_metrics(advantages, None, None),
+        )
+
+
+class RatioObjective(FrozenViewsObjective, ABC):
+    """− min(ρA, clip(ρ)·A) + β·divergence, over the units of a family."""
+
+    divides_by_length: ClassVar[bool] = False
+    """Whether log ρ is divided by the response's length (GSPO, 2507.18071)."""
+
+    def surrogate(
+        self, log_ratio: Float[Tensor, "S ..."], advantages: Float[Tensor, "S ..."]
+    ) -> Float[Tensor, "S ..."]:
+        """Return what is to be maximised, of each unit."""
+        return clipped_surrogate(
+            log_ratio, advantages, **self._clip, dual_clip=self.config.dual_clip
+        )
+
+    @property
+    def _clip(self) -> dict[str, float]:
+        low, high = self.config.epsilon, self.config.epsilon_high
+        return {"epsilon_low": low, "epsilon_high": low if high is None else high}
+
+    def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
+        """Return the surrogate and the divergence of a slice, by the whole buffer's counts."""
+        config, likelihood, views = self.config, self.parts.likelihood, batch.views
+        log_probs = view_log_probs(
+            policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, views
+        )
+        # A token is counted by what the current policy says of it, whoever it is compared with.
+        coefficient = counted_coefficient(views, log_probs)
+        counted = Views(hidden=views.hidden, coefficient=coefficient)
+        scored = likelihood.scored(batch.answer_mask)
+        weights = unit_weights(self.level, views, scored, coefficient)
+        lengths = likelihood.lengths(batch.answer_mask).clamp(min=1).to(log_probs.device)
+
+        def units(token_log_probs: Float[Tensor, "S R D"]) -> Float[Tensor, "S ..."]:
+            return unit_log_probs(
+                self.level, likelihood, token_log_probs.to(log_probs.device), counted
+            )
+
+        def mean(values: Float[Tensor, "S ..."]) -> Float[Tensor, ""]:
+            return reduced(
+                values,
+                weights,
+                config.normalisation,
+                num_rows=batch.num_rows_in_buffer,
+                total=batch.num_tokens_in_buffer,
+                length=batch.completions.shape[1],
+            )
+
+        current = units(log_probs)
+        stored = batch.behaviour_log_probs
+        behaviour = current.detach() if stored is None else units(stored)
+        log_ratio = current - behaviour
+        if self.divides_by_length:
+            log_ratio = log_ratio / lengths.reshape(-1, *(1,) * (log_ratio.dim() - 1))
+        advantages = batch.weights.to(log_probs.device)
+        loss = -mean(self.surrogate(log_ratio, advantages))
+        kind = loss.dtype
+        metrics = {
+            "clip_ratio": mean(is_clipped(log_ratio.detach(), advantages, **self._clip).to(kind)),
+            "outside_ratio": mean(is_outside(log_ratio.detach(), **self._clip).to(kind)),
+        }
+        if config.beta > 0:
+            other = behaviour
+            if config.divergence_to == "reference":
+                other = units(_stored(batch.reference_log_probs))
+            divergences = _DIVERGENCES[config.divergence](current, other)
+            if self.level == "response":
+                divergences = divergences / lengths
+            divergence = mean(divergences)
+            loss = loss + config.beta * divergence
+            metrics["kl"] = divergence.detach()
+        return LossOutput(loss=loss, metrics=metrics)
+
+
+def _stored(log_probs: Float[Tensor, "S R D"] | None) -> Float[Tensor, "S R D"]:
+    if log_probs is None:
+        raise ConfigError(
+            "batch: this objective compares with stored log-probabilities; none given."
+        )
+    return log_probs

@@ -1,0 +1,123 @@
+"""What a probability ratio is taken of: tokens, views, or whole responses.
+
+| level | units | log-probability of a unit | weight of a unit |
+| --- | --- | --- | --- |
+| token | [S, D] | Σ_r coefficient · log π: one per token | 1 where a token counts |
+| view_token | [S, R, D] | log π of one token in one view | its coefficient |
+| view | [S, R] | Σ_d coefficient · log π: a denoising step | 1 where the view scores anything |
+| response | [S] | what the likelihood makes of all views | 1 |
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dmpo.likelihoods.base import Likelihood, counted_coefficient
+from dmpo.records import Views
+
+__all__ = ["Level", "Normalisation", "reduced", "total_weight", "unit_log_probs", "unit_weights"]
+
+Level = Literal["token", "view_token", "view", "response"]
+"""See the module."""
+Normalisation = Literal["token", "response", "view", "canvas"]
+"""What the sum over units is divided by; see :func:`reduced`."""
+
+
+def unit_log_probs(
+    level: Level,
+    likelihood: Likelihood,
+    token_log_probs: Float[Tensor, "S R D"],
+    views: Views,
+) -> Float[Tensor, "S ..."]:
+    """Return the log-probability of each unit, in nats."""
+    if level == "view_token":
+        return token_log_probs
+    if level == "view":
+        return likelihood.combine_views(token_log_probs, views)
+    if level == "response":
+        return likelihood.combine(token_log_probs, views)
+    return (counted_coefficient(views, token_log_probs) * token_log_probs).sum(-2)
+
+
+def unit_weights(
+    level: Level,
+    views: Views,
+    answer_mask: Bool[Tensor, "*rows D"],
+    coefficient: Float[Tensor, "*rows R D"],
+) -> Float[Tensor, "*rows *units"]:
+    """Return how much each unit counts.
+
+    Args:
+        level: What units are.
+        views: The views.
+        answer_mask: Which completion tokens count.
+        coefficient: The views' own, or as far as the tokens are probable enough.
+    """
+    if level == "view_token":
+        return coefficient
+    if level == "view":
+        return (coefficient != 0).any(-1).float()
+    if level == "response":
+        return coefficient.new_ones(coefficient.shape[:-2])
+    counts = (views.coefficient != 0).any(-2).to(coefficient.device)
+    return (counts & answer_mask.to(coefficient.device)).float()
+
+
+def total_weight(level: Level, views: Views, answer_mask: Bool[Tensor, "*rows D"]) -> float:
+    """Return the weight of all units of a buffer."""
+    return float(unit_weights(level, views, answer_mask, views.coefficient).double().sum())
+
+
+def reduced(
+    values: Float[Tensor, "S ..."],
+    weights: Float[Tensor, "S ..."],
+    normalisation: Normalisation,
+    *,
+    num_rows: int,
+    total: float,
+    length: int,
+) -> Float[Tensor, ""]:
+    """Return the weighted sum over units, divided; slices of rows add up.
+
+    ``token``: by the weight of the whole buffer, every unit alike (DAPO, 2503.14476).
+    ``response``: by the weight of its response, then by the number of responses (GRPO).
+    ``view``: by the weight of its view, then by the views of its response, then by the number of
+    responses (TraceRL, 2509.06949). ``canvas``: by responses times canvas length, a constant
+    (Dr. GRPO, 2503.20783).
+
+    Args:
+        values: One of each unit.
+        weights: See :func:`unit_weights`.
+        normalisation: By what.
+        num_rows: Rows of the whole buffer.
+        total: Weight of the whole buffer's units.
+        length: Canvas length D.
+    """
+    weighted = values * weights
+    if normalisation == "token":
+        return weighted.sum() / max(total, torch.finfo(torch.float32).tiny)
+    if normalisation == "canvas":
+        return weighted.sum() / (num_rows * length)
+    if normalisation == "view" and values.dim() > 1:
+        of_view = weights.sum(-1)
+        means = _quotient(weighted.sum(-1), of_view)
+        return reduced(
+            means,
+            (of_view > 0).to(means.dtype),
+            "response",
+            num_rows=num_rows,
+            total=total,
+            length=length,
+        )
+    rows = (weighted.flatten(1) if values.dim() > 1 else weighted[:, None]).sum(-1)
+    of_row = (weights.flatten(1) if values.dim() > 1 else weights[:, None]).sum(-1)
+    return _quotient(rows, of_row).sum() / num_rows
+
+
+def _quotient(numerator: Float[Tensor, "*any"], divisor: Float[Tensor, "*any"]) -> Tensor:
+    """Return numerator / divisor, and 0 where nothing counts."""
+    return numerator / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
