@@ -1,0 +1,167 @@
+"""Can DMPO's weights be freed of likelihood noise? Ways around it at equal compute.
+
+    python benchmarks/noise.py --stage tune --jobs 2     # learning rates, on the validation split
+    python benchmarks/noise.py --stage test --jobs 2     # the chosen ones, 5 seeds, test split
+    python benchmarks/noise.py --stage report            # docs' table and picture from what is kept
+
+Two testbeds on the tiny LLaDA inside the package. digit_sum: many right answers, of which only
+the joint matters. sudoku: one right answer, tokens nearly independent. Every arm shares policy,
+sampler (but for the adaptive order), task, B, N, F and the budget in model tokens, and gets its
+own learning rate: the one of the best headline at the end of the budget on validation problems.
+The exact testbed is `benchmarks/exact.py`'s, where KL(p* ‖ p_θ) is enumerated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.arms import HEADLINE, RESULTS, finished, run_all
+
+BUDGET = {"digit_sum": 1.0e6, "sudoku": 0.5e6}
+RATES = {"digit_sum": (2e-4, 5e-4, 1e-3), "sudoku": (1e-4, 2e-4, 5e-4)}
+TEST_SEEDS = (1, 2, 3, 4, 5)
+ELBO = {"name": "elbo", "num_views": 4, "antithetic": True}
+LOSS = {"digit_sum": {"name": "elbo", "num_views": 2}, "sudoku": {"name": "mean_field"}}
+SKIP = {"training.skip_below": 0.02}
+ADAPTIVE = {"name": "entropy_bound", "temperature": 1.0, "gamma": 0.1}
+
+
+def target(alpha: float, c: float, *, link: str = "tilted") -> dict[str, Any]:
+    """Return weights that aim at p_ref · exp(r/α) by steps of c."""
+    return {"weights": {"name": link, "alpha": alpha, "coefficient": c}}
+
+
+PATH = {"ratio_likelihood": "path"}
+NOISY = {"ratio_likelihood": ELBO}
+SMALL = target(0.02, 0.2)
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "softmax, path, none, α .02, c .2": {**PATH, **SMALL, "baseline": "none", **SKIP},
+    "softmax, ELBO, none, α .02, c .2": {**NOISY, **SMALL, "baseline": "none", **SKIP},
+    "softmax, path, mean, α .02, c .2": {**PATH, **SMALL, "baseline": "mean"},
+    "softmax, path, model, α .02, c .2": {**PATH, **SMALL, "baseline": "model"},
+    "softmax, ELBO, model, α .02, c .2": {**NOISY, **SMALL, "baseline": "model"},
+    "softmax, path, none, α .1, c 1": {**PATH, **target(0.1, 1.0), "baseline": "none", **SKIP},
+    "softmax, path, model, α .1, c 1": {**PATH, **target(0.1, 1.0), "baseline": "model"},
+    "softmax, ELBO, model, α .1, c 1": {**NOISY, **target(0.1, 1.0), "baseline": "model"},
+    "linear, path, mean, α .1, c .1": {
+        **PATH,
+        **target(0.1, 0.1, link="linear"),
+        "baseline": "mean",
+    },
+    "linear, path, model, α .1, c .1": {
+        **PATH,
+        **target(0.1, 0.1, link="linear"),
+        "baseline": "model",
+    },
+    "linear, ELBO, model, α .1, c .1": {
+        **NOISY,
+        **target(0.1, 0.1, link="linear"),
+        "baseline": "model",
+    },
+    "adaptive order: softmax, path, none, α .02, c .2": {
+        **PATH,
+        **SMALL,
+        "baseline": "none",
+        **SKIP,
+        "sampler": ADAPTIVE,
+    },
+    "replay of 2: softmax, path, none, α .02, c .2": {
+        **PATH,
+        **SMALL,
+        "baseline": "none",
+        **SKIP,
+        "training.replay_buffers": 2,
+    },
+    "α 0, η 10, none (rejection sampling)": {
+        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0},
+        "baseline": "none",
+        **SKIP,
+    },
+    "α 0, η 10, model": {
+        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0},
+        "baseline": "model",
+    },
+    "diffu-GRPO, β 0": {
+        "objective": "diffu_grpo",
+        "objective.beta": 0.0,
+        "likelihood": {"name": "mean_field", "prompt_mask": 0.0},
+    },
+    "diffu-GRPO, β .04": {
+        "objective": "diffu_grpo",
+        "objective.beta": 0.04,
+        "likelihood": {"name": "mean_field", "prompt_mask": 0.0},
+    },
+}
+
+
+def settings_of(task: str, arm: str, rate: float) -> dict[str, Any]:
+    """Return an arm's settings on a task."""
+    given = dict(ARMS[arm])
+    if "objective" not in given:
+        given = {"likelihood": LOSS[task], **given}
+    return {**given, "training.learning_rate": rate}
+
+
+def tuning_jobs(tasks: Sequence[str], arms: Sequence[str]) -> list[dict]:
+    """Return the runs that choose learning rates."""
+    return [
+        job(task, arm, rate, 0, "validation")
+        for arm, task in itertools.product(arms, tasks)
+        for rate in RATES[task]
+    ]
+
+
+def job(task: str, arm: str, rate: float, seed: int, split: str) -> dict:
+    return {
+        "task": task,
+        "arm": arm,
+        "settings": settings_of(task, arm, rate),
+        "seed": seed,
+        "budget": BUDGET[task],
+        "split": split,
+    }
+
+
+def best_rates(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the learning rate of the best headline of each task and arm, on validation."""
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    for run in finished(path).values():
+        task, arm = run["job"]["task"], run["job"]["arm"]
+        if task in tasks and run["job"]["split"] == "validation" and run["job"]["seed"] == 0:
+            rate = run["job"]["settings"]["training.learning_rate"]
+            found = (run["figures"][HEADLINE[task]], rate)
+            best[task, arm] = max(best.get((task, arm), (-1.0, 0.0)), found)
+    return {which: rate for which, (_, rate) in best.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=["tune", "test"], required=True)
+    parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--name", default="noise", help="results/NAME.json keeps every run")
+    options = parser.parse_args()
+    path = RESULTS / f"{options.name}.json"
+    if options.stage == "tune":
+        run_all(tuning_jobs(options.tasks, options.arms), path, processes=options.jobs)
+        return
+    rates = best_rates(path, options.tasks)
+    jobs = [
+        job(task, arm, rates[task, arm], seed, "test")
+        for seed, arm, task in itertools.product(options.seeds, options.arms, options.tasks)
+        if (task, arm) in rates
+    ]
+    run_all(jobs, path, processes=options.jobs)
+
+
+if __name__ == "__main__":
+    main()
