@@ -27,7 +27,7 @@ from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts
 from dmpo.samplers.base import SamplerConfig
 from dmpo.samplers.canvas import Canvas
-from dmpo.samplers.draw import draw_tokens, tempered_log_probs
+from dmpo.samplers.draw import draw_tokens, entropies_at, tempered_log_probs
 from dmpo.samplers.forward import ForwardPass
 
 __all__ = [
@@ -183,7 +183,9 @@ def fill_canvas(
         on_step: Told of the canvas before the first step and after each.
 
     Returns:
-        Rollouts; ``log_probs`` where :func:`records_path` is true.
+        Rollouts; ``log_probs`` where :func:`records_path` is true, ``entropies`` always: each of
+        the untempered logits at the step that fixed the token for good, zero where
+        ``stop_at_eos`` filled up.
 
     Raises:
         ConfigError: If N < 1, or prompt and canvas exceed the model's context.
@@ -293,6 +295,7 @@ class _Loop:
             rows, at + start, tokens, valid=valid, revealed=revealed, forward=self.num_forwards
         )
         _check_progress(is_new, self._rule, state.step)
+        canvas.record_entropies(rows, at + start, entropies_at(logits, is_new), is_new)
         if self.is_exact:
             log_probs = tempered_log_probs(logits, tokens, config.temperature)
             canvas.record(rows, at + start, log_probs, is_new)

@@ -47,6 +47,7 @@ class Canvas:
         self.completions = self._tokens[:, self._prompt_length :]  # a view of the same memory
         self._commit_step = torch.full(shape, -1, dtype=torch.long, device=device)
         self._log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._entropies = torch.zeros(shape, dtype=torch.float32, device=device)
 
     @property
     def live_rows(self) -> Int[Tensor, " S"]:
@@ -120,6 +121,24 @@ class Canvas:
         cells = (rows[:, None], at)
         self._log_probs[cells] = torch.where(is_new, log_probs, self._log_probs[cells])
 
+    def record_entropies(
+        self,
+        rows: Int[Tensor, " S"],
+        at: Int[Tensor, "S K"],
+        entropies: Float[Tensor, " M"],
+        is_new: Bool[Tensor, "S K"],
+    ) -> None:
+        """Keep the entropies of the distributions that the new tokens were drawn from.
+
+        Args:
+            rows: Which rows the step was about.
+            at: Its positions.
+            entropies: One for each True of ``is_new``, row by row.
+            is_new: What ``write`` returned.
+        """
+        row, slot = is_new.nonzero(as_tuple=True)
+        self._entropies[rows[row], at[row, slot]] = entropies
+
     def retire_ended(self, length: int, *, forward: int) -> None:
         """Fill rows that have an EOS among their first ``length`` tokens with EOS to the end.
 
@@ -145,6 +164,7 @@ class Canvas:
             answer_mask=self._by_prompt(answer_mask),
             commit_step=self._by_prompt(self._commit_step),
             log_probs=self._by_prompt(self._log_probs) if is_exact else None,
+            entropies=self._by_prompt(self._entropies),
             temperature=temperature,
             num_forwards=num_forwards,
             texts=tuple(tuple(texts[start : start + self._num_rollouts]) for start in starts),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["draw_tokens", "tempered_log_probs"]
+__all__ = ["draw_tokens", "entropies_at", "tempered_log_probs"]
+
+CHUNK_ELEMENTS = 2**20
+"""Logits looked at together where every one is read several times: few enough for a CPU's cache."""
 
 
 def draw_tokens(
@@ -88,3 +91,30 @@ def tempered_log_probs(
     scaled = logits if temperature == 1 else logits / temperature
     # One fused kernel, where the log of a sum of exponentials would take four.
     return scaled.log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
+
+
+def entropies_at(logits: Float[Tensor, "S K V"], where: Bool[Tensor, "S K"]) -> Float[Tensor, " M"]:
+    """Return the entropy of softmax(logits) at the M positions asked for, row by row, in nats.
+
+    Nothing is computed elsewhere, and no more than a few megabytes are held at a time.
+
+    Args:
+        logits: Float32; −∞ is a token of probability 0.
+        where: True at the positions asked for.
+    """
+    flat = logits.flatten(0, 1)
+    index = where.flatten().nonzero().squeeze(1)
+    rows = max(1, CHUNK_ELEMENTS // flat.shape[1])
+    return torch.cat([_entropies(flat[piece]) for piece in torch.split(index, rows)])
+
+
+def _entropies(logits: Float[Tensor, "M V"]) -> Float[Tensor, " M"]:
+    """Return log Σe^z − Σz·e^z / Σe^z, where z are the logits minus the largest of them."""
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    # 10⁻³⁵ of the largest is nothing; numbers below a float's normal range are ten times slower,
+    # and 0 times −∞ would not be a number.
+    below.clamp_(min=-80)
+    mass = below.exp()
+    total = mass.sum(dim=-1)
+    mean: Tensor = torch.linalg.vecdot(mass, below) / total
+    return total.log() - mean
