@@ -182,8 +182,8 @@ def _check_path(config: RunConfig, sampler: Sampler) -> None:
         if section is not None and _likelihood(section).needs_path:
             raise ConfigError(
                 f"{field}: {section.name!r} needs the path of each rollout, and sampler "
-                f"{config.sampler.name!r} with these settings records none; use sampler 'roar' "
-                "at a temperature above 0, or another likelihood."
+                f"{config.sampler.name!r} with these settings records none; use sampler 'roar', "
+                "'peaked' or 'entropy_bound' at a temperature above 0, or another likelihood."
             )
 
 

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dmpo.config.yaml_text import yaml_text
+from dmpo.objectives.presets import PRESETS
 from dmpo.registry import Registry
 
-__all__ = ["describe_plugin"]
+__all__ = ["describe_plugin", "describe_preset"]
 
 
 def describe_plugin(registry: Registry[Any], name: str) -> str:
@@ -30,6 +31,15 @@ def describe_plugin(registry: Registry[Any], name: str) -> str:
     parameters = _parameters(plugin.Config, "")
     lines.append("  parameters:" if parameters else "  no parameters")
     return "\n".join([*lines, *parameters])
+
+
+def describe_preset(name: str) -> str:
+    """Return what a preset of an objective is made of, a few lines of text."""
+    preset = PRESETS[name]
+    lines = [f"objective preset {name}", f"  {preset.summary}", f"  objective: {preset.objective}"]
+    lines += [f"  {key}: {_value(value)}" for key, value in preset.settings.items()]
+    lines += [f"  {part}: {_value(dict(section))}" for part, section in preset.parts.items()]
+    return "\n".join(lines)
 
 
 def _parameters(model: type[BaseModel], prefix: str) -> list[str]:

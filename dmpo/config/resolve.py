@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from dmpo.config.layers import Leaf, Tree, assigned, leaf_sources, name_of, plain, sourced, stacked
 from dmpo.config.run import EvaluationSection, GenerateConfig, PluginSection, RunConfig, SftConfig
 from dmpo.errors import ConfigError, UnknownNameError
+from dmpo.objectives.base import Objective
+from dmpo.objectives.presets import PRESETS
 from dmpo.registry import (
     BASELINES,
     LIKELIHOODS,
@@ -88,9 +90,10 @@ def resolve_run(layers: Sequence[Tree]) -> Resolved[RunConfig]:
     """
     tree = _stack(RunConfig, layers)
     tree["rewards"] = _with_functions(tree["rewards"])
+    tree = _with_preset(tree)
     objective = name_of(tree["objective"])
     if objective is not None:
-        parts = OBJECTIVES.load(objective).default_parts
+        parts = _objective(objective).default_parts
         tree = _over(sourced(parts, f"default of objective {objective}"), tree)
     draft = _validated(RunConfig, tree)
     length = _response_length(draft.task, "task", tree)
@@ -165,6 +168,26 @@ def _mapping(tree: Tree) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError("config: expected `key: value` pairs.")
     return tree
+
+
+def _objective(name: str) -> type[Objective]:
+    try:
+        return OBJECTIVES.load(name)
+    except UnknownNameError as error:
+        accepted = (*error.accepted, *PRESETS)
+        raise UnknownNameError("objective", error.given, accepted) from None
+
+
+def _with_preset(tree: dict[str, Any]) -> dict[str, Any]:
+    """Put the parts of a preset in place of its name; whatever else was chosen stays above."""
+    name = name_of(tree["objective"])
+    preset = PRESETS.get(name or "")
+    if preset is None:
+        return tree
+    source = f"preset {name}"
+    section = {**tree["objective"], "name": Leaf(preset.objective, source)}
+    below = {"objective": {"name": preset.objective, **preset.settings}, **preset.parts}
+    return _over(sourced(below, source), {**tree, "objective": section})
 
 
 def _with_functions(rewards: Tree) -> Tree:

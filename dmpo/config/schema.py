@@ -9,6 +9,7 @@ from typing import Any
 from dmpo.config.resolve import section_registry
 from dmpo.config.run import RunConfig
 from dmpo.errors import PluginError
+from dmpo.objectives.presets import PRESETS
 from dmpo.registry import REGISTRIES, Registry
 
 __all__ = ["run_schema"]
@@ -64,6 +65,9 @@ def _section(group: str, registry: Registry[Any], definitions: dict[str, Any]) -
             choices.append(_plugin(group, name, registry, definitions))
         except PluginError:
             names["enum"].remove(name)
+    if group == "objectives":
+        names["enum"] += list(PRESETS)
+        choices += _presets(choices[1:])
     if group == "rewards":
         weight = {"type": "number"}
         for choice in choices[1:]:
@@ -79,6 +83,20 @@ def _section(group: str, registry: Registry[Any], definitions: dict[str, Any]) -
             },
         ]
     return {"anyOf": choices}
+
+
+def _presets(objectives: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the schema of each preset's section: that of the objective it is, renamed."""
+    by_title = {schema["title"]: schema for schema in objectives}
+    return [
+        {
+            **by_title[preset.objective],
+            "title": name,
+            "properties": {**by_title[preset.objective]["properties"], "name": {"const": name}},
+        }
+        for name, preset in PRESETS.items()
+        if preset.objective in by_title
+    ]
 
 
 def _plugin(

@@ -79,7 +79,7 @@ def _recorded(rollouts: Rollouts) -> Float[Tensor, "B N D"]:
         raise ConfigError(
             "likelihood: path needs the log-probabilities at which tokens were drawn, and these "
             f"rollouts (temperature {rollouts.temperature}) carry none; samplers record them where "
-            "the unmasking rule does not look at the drawn tokens: roar or random, at a "
-            "temperature above 0, without guidance."
+            "the unmasking rule does not look at the drawn tokens: roar, random, peaked or "
+            "entropy_bound, at a temperature above 0, without guidance."
         )
     return rollouts.log_probs

@@ -126,6 +126,10 @@ def within(gamma):
     return reveals
 
 
+def most_peaked(probabilities, drawn):
+    return {int(probabilities.amax(-1).argmax())}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "reveals"),
     [
@@ -134,6 +138,8 @@ def within(gamma):
         ("wino", {"threshold": 0.5}, above(0.5)),  # of two tokens none is ever revoked
         ("entropy_bound", {"gamma": 2.0}, within(2.0)),
         ("entropy_bound", {"gamma": 0.0}, within(0.0)),
+        ("peaked", {}, most_peaked),
+        ("peaked", {"steps": 1}, within(torch.inf)),
     ],
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
@@ -152,11 +158,12 @@ def test_frequencies_agree_with_the_exact_distribution(name, config, reveals, te
     assert chi_square_p_value(observed, list(exact.values())) > 1e-4
 
 
-def test_entropy_bound_records_the_path_because_its_order_is_chosen_before_the_draw():
+@pytest.mark.parametrize(
+    ("name", "config"), [("entropy_bound", {"gamma": 1.5}), ("peaked", {"steps": 3})]
+)
+def test_orders_that_are_chosen_before_the_draw_record_the_path(name, config):
     policy = RandomPolicy()
-    rollouts = sample(
-        "entropy_bound", policy, "1 2", num_rollouts=4, gen_length=6, temperature=0.7, gamma=1.5
-    )
+    rollouts = sample(name, policy, "1 2", num_rollouts=4, gen_length=6, temperature=0.7, **config)
     assert rollouts.num_forwards < 6
     for row in range(4):
         replayed = replay_path(
