@@ -28,6 +28,7 @@ __all__ = [
 FREE_SETTINGS = (
     "training.num_steps",
     "training.max_seconds",
+    "training.max_model_tokens",
     "training.micro_batch_rows",
     "training.rows_per_forward",
     "training.checkpoint_every",

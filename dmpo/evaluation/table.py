@@ -16,7 +16,13 @@ from rich.text import Text
 from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.figures import Figure
 
-__all__ = ["evaluation_json", "evaluation_markdown", "evaluation_record", "evaluation_table"]
+__all__ = [
+    "FittedTable",
+    "evaluation_json",
+    "evaluation_markdown",
+    "evaluation_record",
+    "evaluation_table",
+]
 
 UNBOUNDED = 10_000
 """Columns in which any table fits."""
@@ -30,14 +36,20 @@ def evaluation_table(results: Mapping[str, EvaluationResult]) -> RenderableType:
     Args:
         results: Column heading (``before``, ``after``, …) to result, in order.
     """
-    return _FittedTable(list(results), _rows(results))
+    return FittedTable(list(results), _rows(results))
 
 
 @final
-class _FittedTable:
-    """A table, or its cells below each other."""
+class FittedTable:
+    """A table, or, where the console is too narrow for it, its cells below each other.
+
+    Args:
+        headings: One of each column behind the first.
+        rows: A row's label and its cells.
+    """
 
     def __init__(self, headings: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
+        """Keep the texts."""
         self._headings = headings
         self._rows = rows
 

@@ -18,8 +18,12 @@ __all__ = [
     "Observer",
     "Started",
     "StepDone",
+    "StopReason",
     "UnmaskedSample",
 ]
+
+StopReason = Literal["num_steps", "max_seconds", "max_model_tokens", "interrupted"]
+"""Why a run ended: one of its limits, or a signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +102,8 @@ class Finished:
     """Gradient steps taken."""
     seconds: float
     """Seconds of training, evaluations not counted."""
-    reason: Literal["num_steps", "max_seconds", "interrupted"]
-    """Which limit came first, or that a signal asked to stop before both."""
+    reason: StopReason
+    """Which limit came first, or that a signal asked to stop before them all."""
     checkpoint: Path
     """The checkpoint written last."""
 

@@ -23,6 +23,12 @@ class TrainingSettings(OptimizationSettings):
         description="Stop, at the next buffer, after this many seconds of training "
         "(evaluations and checkpoints not counted); null: num_steps alone decides.",
     )
+    max_model_tokens: float | None = Field(
+        None,
+        gt=0,
+        description="Stop, at the next buffer, once the run has cost this many model tokens "
+        "(tokens/model_total: forward 1, backward 2); null: num_steps alone decides.",
+    )
     prompts_per_buffer: PositiveInt = Field(
         16, description="B, prompts per buffer, all ranks together."
     )
@@ -96,14 +102,17 @@ class TrainingSettings(OptimizationSettings):
         before = age * (self.updates_per_buffer // self.replay_buffers)
         return buffers[age], before + update // len(buffers)
 
-    def seconds_left(self, step: int, seconds: float) -> float:
+    def seconds_left(self, step: int, seconds: float, model_tokens: int = 0) -> float:
         """Return the estimated seconds of training to come, by whichever limit comes first.
 
         Args:
             step: Gradient steps taken.
             seconds: Seconds that they took.
+            model_tokens: Model tokens that they cost.
         """
-        by_steps = (self.num_steps - step) * seconds / max(1, step)
-        if self.max_seconds is None:
-            return by_steps
-        return max(0.0, min(by_steps, self.max_seconds - seconds))
+        estimates = [(self.num_steps - step) * seconds / max(1, step)]
+        if self.max_seconds is not None:
+            estimates.append(self.max_seconds - seconds)
+        if self.max_model_tokens is not None and model_tokens > 0:
+            estimates.append((self.max_model_tokens / model_tokens - 1) * seconds)
+        return max(0.0, min(estimates))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import torch
 
@@ -143,7 +143,7 @@ class Trainer:
         self._observers = tuple(observers) if self._engine.is_main else ()
 
     def train(self) -> events.Finished:
-        """Run until ``num_steps``, ``max_seconds`` or a signal; return how it ended.
+        """Run until a limit of the settings or a signal; return how it ended.
 
         Raises:
             ConfigError: If another run is writing to the directory.
@@ -319,7 +319,7 @@ class Trainer:
                 num_steps=self._settings.num_steps,
                 metrics={**self._buffer_metrics, **metrics, **phases},
                 seconds=now.seconds,
-                seconds_left=self._settings.seconds_left(now.step, now.seconds),
+                seconds_left=self._settings.seconds_left(now.step, now.seconds, now.model_tokens),
             )
         )
 
@@ -372,13 +372,16 @@ class Trainer:
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
 
-    def _reason_to_stop(self) -> Literal["num_steps", "max_seconds", "interrupted"] | None:
+    def _reason_to_stop(self) -> events.StopReason | None:
         settings, progress = self._settings, self._progress
         if progress.step >= settings.num_steps:
             return "num_steps"
         if self._is_interrupted():
             return "interrupted"
         is_boundary = progress.step % settings.updates_per_buffer == 0
+        limit = settings.max_model_tokens
+        if limit is not None and is_boundary and progress.model_tokens >= limit:
+            return "max_model_tokens"
         if settings.max_seconds is not None and is_boundary:
             seconds = self._engine.mean({"seconds": progress.seconds})["seconds"]
             return "max_seconds" if seconds >= settings.max_seconds else None
