@@ -41,6 +41,10 @@ class DiffusionPolicy(ABC):
     """Longest sequence T the backbone was built for."""
     forward_tokens: int
     """Positions run through the model so far, in any mode; a meter, only ever added to."""
+    forward_flops: int = 0
+    """Floating-point operations of forward passes so far; stays 0 where a policy has no formula."""
+    backward_flops: int = 0
+    """The same of backward passes, with all that they compute again."""
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ module (DDP, FSDP, …) and sees all of it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast, final
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dmpo.errors import ConfigError
+from dmpo.policies.flops import ModelPass
 from dmpo.policies.kv_cache import KeyValueCache
 
 __all__ = ["Denoiser", "begins_run", "mask_positions"]
@@ -48,6 +50,8 @@ class Denoiser(nn.Module):
         logits_chunk: Positions projected at a time when log-probabilities are wanted.
         shifted: Whether the hidden state at i − 1 speaks for the token at i, as in backbones
             grown out of autoregressive ones; the first token keeps its own.
+
+    ``last_pass`` says what the latest call ran over.
     """
 
     def __init__(self, model: nn.Module, *, logits_chunk: int, shifted: bool = False) -> None:
@@ -56,6 +60,7 @@ class Denoiser(nn.Module):
         self.model = model
         self.logits_chunk = logits_chunk
         self.shifted = shifted
+        self.last_pass = ModelPass()
 
     @property
     def causal_lm(self) -> Any:
@@ -105,7 +110,11 @@ class Denoiser(nn.Module):
             hidden, start = self._windowed_hidden(tokens, attention_mask, cache, window)
         else:
             hidden, start = self._hidden(tokens, attention_mask), 0
+        self.last_pass = ModelPass(
+            rows=hidden.shape[0], queries=hidden.shape[1], keys=tokens.shape[1]
+        )
         if at is not None:
+            self.last_pass = replace(self.last_pass, projected=at.numel())
             return cast(
                 "Tensor", self.causal_lm.lm_head(hidden[row_of[:, None], at - start])
             ).float()
@@ -206,6 +215,10 @@ class Denoiser(nn.Module):
             strict=True,
         )
         recompute = len(sizes) > 1 and torch.is_grad_enabled() and hidden.requires_grad
+        projected = len(distinct)
+        self.last_pass = replace(
+            self.last_pass, projected=projected, reprojected=projected if recompute else 0
+        )
         score = self._recomputed_chunk if recompute else self._score_chunk
         scores = torch.cat([score(*chunk, temperature) for chunk in chunks])
         return torch.empty_like(scores).index_copy(0, order, scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from dmpo.policies.adapters import (
 )
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.policies.denoiser import Denoiser, begins_run
+from dmpo.policies.flops import FlopCounts, ModelPass, count_flops, tracing
 from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.locate import quiet_library
 from dmpo.policies.text import TextCodec, save_tokenizer
@@ -49,6 +51,11 @@ class TransformersPolicy(DiffusionPolicy):
     _active: nn.Module
     _frozen: Denoiser | None
     _codec: TextCodec
+    _flops: FlopCounts
+    _reference_flops: FlopCounts
+    _is_traced: bool
+    _recomputes_blocks: bool
+    _is_reference: bool
 
     @abstractmethod
     def _read_state(self, directory: Path) -> Mapping[str, Tensor]:
@@ -85,6 +92,9 @@ class TransformersPolicy(DiffusionPolicy):
         self._denoiser = Denoiser(model, logits_chunk=logits_chunk, shifted=shifted).train()
         self.module = self._denoiser
         self._frozen = None
+        self._recomputes_blocks = gradient_checkpointing
+        self._is_reference = False
+        self._count_flops()
 
     @property
     def module(self) -> nn.Module:
@@ -138,9 +148,7 @@ class TransformersPolicy(DiffusionPolicy):
         """Return logits from a pass over a window; the first one fills the cache."""
         if cache.is_filled:
             self._meter(tokens, num_positions=window[1] - window[0])
-            return cast(
-                "Tensor", self._active(tokens, attention_mask, at=at, cache=cache, window=window)
-            )
+            return self._pass(tokens, attention_mask, at=at, cache=cache, window=window)
         logits, row_of = self._run_distinct(tokens, attention_mask, at=at, cache=cache)
         if row_of is not None:
             cache.select(row_of)
@@ -162,10 +170,7 @@ class TransformersPolicy(DiffusionPolicy):
         """
         self.forward_tokens += tokens.numel()
         everything = torch.ones_like(tokens, dtype=torch.bool)
-        return cast(
-            "Tensor",
-            self._active(tokens, everything, at=at, position_ids=position_ids, visible=visible),
-        )
+        return self._pass(tokens, everything, at=at, position_ids=position_ids, visible=visible)
 
     def token_logprobs(
         self,
@@ -218,7 +223,11 @@ class TransformersPolicy(DiffusionPolicy):
         """
         if is_adapted(self._denoiser.model):
             with torch.no_grad(), adapters_disabled(self._denoiser.model):
-                yield
+                self._is_reference = True
+                try:
+                    yield
+                finally:
+                    self._is_reference = False
             return
         if self._frozen is None:
             raise ConfigError(
@@ -275,6 +284,7 @@ class TransformersPolicy(DiffusionPolicy):
         if is_adapted(self._denoiser.model):
             self._denoiser.model = merge_lora(self._denoiser.model)
             self.module = self._denoiser
+            self._count_flops()
 
     def load_weights(self, directory: Path) -> None:
         """Read back, in place, the trainable weights that ``save`` wrote.
@@ -327,8 +337,41 @@ class TransformersPolicy(DiffusionPolicy):
             row_of = begins.cumsum(0) - 1
             tokens, attention_mask = tokens[begins], attention_mask[begins]
         self._meter(tokens, num_positions=tokens.shape[1])
-        result = self._active(tokens, attention_mask, row_of=row_of, **wanted)
-        return cast("Tensor", result), row_of
+        return self._pass(tokens, attention_mask, row_of=row_of, **wanted), row_of
+
+    def _pass(
+        self, tokens: Int[Tensor, "U T"], attention_mask: Bool[Tensor, "U T"], **wanted: Any
+    ) -> Tensor:
+        """Run the module in use and book what it computes, a backward pass when it comes."""
+        running = self._active if isinstance(self._active, Denoiser) else self._denoiser
+        if self._is_traced or not torch.is_grad_enabled():
+            result = self._active(tokens, attention_mask, **wanted)
+        else:
+            model = running.causal_lm
+            with tracing(model) as trace:
+                result = self._active(tokens, attention_mask, **wanted)
+            if result.requires_grad:
+                self._flops, self._is_traced = count_flops(model, trace), True
+        done = running.last_pass
+        counts = self._reference_flops if self._is_reference else self._flops
+        self.forward_flops += counts.forward(done)
+        if result.requires_grad:
+            recomputes = self._recomputes_blocks and self._denoiser.training
+            book = functools.partial(self._book_backward, done, recomputes_blocks=recomputes)
+            result.register_hook(book)
+        return cast("Tensor", result)
+
+    def _book_backward(
+        self, done: ModelPass, _gradient: Tensor, *, recomputes_blocks: bool
+    ) -> None:
+        self.backward_flops += self._flops.backward(done, recomputes_blocks=recomputes_blocks)
+
+    def _count_flops(self) -> None:
+        """Set the formulas up; where gradients go is seen in the first pass that takes one."""
+        model = self._denoiser.causal_lm
+        self._flops = count_flops(model)
+        self._reference_flops = count_flops(model, with_adapters=False)
+        self._is_traced = False
 
     def _meter(self, tokens: Int[Tensor, "U T"], *, num_positions: int) -> None:
         if tokens.shape[1] > self.max_length:
