@@ -15,9 +15,10 @@ from torch import Tensor
 from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.objectives.base import ObjectiveParts
 from dmpo.objectives.dmpo import DmpoConfig, DmpoObjective
-from dmpo.records import Example, Rewards, Rollouts
+from dmpo.records import Example, Experience, Rewards, Rollouts
 from dmpo.registry import BASELINES, LIKELIHOODS, SAMPLERS, WEIGHTS
 from dmpo.training.optimization import OptimizationSettings, build_optimizer, build_scheduler
+from dmpo.training.settings import TrainingSettings
 from tests.oracles.likelihood import ExhaustiveLikelihood, IndependentMasks
 from tests.oracles.tabular import (
     LENGTH,
@@ -90,6 +91,12 @@ class Choice:
     """Registered name."""
     strength: float = 1.0
     """λ of the baseline."""
+    coefficient: float = 1.0
+    """c of the weights."""
+    replay: int = 1
+    """Buffers that updates take turns on."""
+    sampler: str = "roar"
+    """Registered name: in which order tokens are drawn."""
 
 
 def estimator(name: str, policy: TabularPolicy) -> Likelihood:
@@ -110,7 +117,7 @@ def build_objective(choice: Choice, policy: TabularPolicy) -> DmpoObjective:
     parts = ObjectiveParts(
         likelihood=estimator(choice.loss, policy),
         ratio_likelihood=estimator(choice.ratio, policy),
-        weights=WEIGHTS.build(choice.weights, {"alpha": ALPHA}),
+        weights=WEIGHTS.build(choice.weights, {"alpha": ALPHA, "coefficient": choice.coefficient}),
         baseline=BASELINES.build(choice.baseline, strength),
         updates_per_buffer=UPDATES_PER_BUFFER,
         rows_per_forward=1 << 20,
@@ -136,7 +143,12 @@ def train(
     policy = TabularPolicy(given.tables)
     policy.freeze_reference()
     objective = build_objective(choice, policy)
-    sampler = SAMPLERS.build("roar", {"gen_length": LENGTH, "temperature": 1.0})
+    sampler = SAMPLERS.build(choice.sampler, {"gen_length": LENGTH, "temperature": 1.0})
+    turns = TrainingSettings(
+        num_steps=num_steps,
+        updates_per_buffer=UPDATES_PER_BUFFER,
+        replay_buffers=choice.replay,
+    )
     settings = OptimizationSettings(
         num_steps=num_steps, learning_rate=learning_rate, betas=BETAS, schedule="cosine"
     )
@@ -144,6 +156,7 @@ def train(
     scheduler = build_scheduler(optimizer, settings)
     examples = [Example(prompt="", columns={"problem": n}) for n in range(len(given.tables))]
     prompts, source, curve = policy.encode(examples), _rng(seed), []
+    buffers: tuple[Experience, ...] = ()
     for step in range(num_steps + 1):
         if step in measure_at:
             curve.append((measure or divergences)(policy, given))
@@ -152,7 +165,9 @@ def train(
         if step % UPDATES_PER_BUFFER == 0:
             rollouts = sampler.sample(policy, prompts, num_rollouts=num_rollouts, generator=source)
             experience = objective.prepare(policy, rollouts, _scored(rollouts, given), source)
-        batch = objective.draw(policy, experience, source, update=step % UPDATES_PER_BUFFER)
+            buffers = (experience, *buffers)[: choice.replay]
+        stored, update = turns.turn(buffers, step % UPDATES_PER_BUFFER)
+        batch = objective.draw(policy, stored, source, update=update)
         optimizer.zero_grad()
         objective.loss(policy, batch).loss.backward()
         optimizer.step()
