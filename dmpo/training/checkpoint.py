@@ -66,6 +66,8 @@ class Progress:
     """Seconds of training, evaluations and checkpoints not counted."""
     model_tokens: int = 0
     """Model tokens, mean over ranks: forward 1, backward 2 more; no evaluation."""
+    model_flops: int = 0
+    """Floating-point operations of the model, mean over ranks; no evaluation."""
 
 
 def partial_path(final: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from dmpo.records import Batch, Experience, Rollouts
 from dmpo.tasks.base import Task
-from dmpo.training.phases import Phase, model_tokens
+from dmpo.training.phases import PhaseTotals, model_tokens, of_training
 
 __all__ = [
     "METRICS",
@@ -21,6 +21,7 @@ __all__ = [
     "log_ratio_warnings",
     "named_by_objective",
     "phase_metrics",
+    "right_answers",
     "step_metrics",
     "unique_answers",
 ]
@@ -50,13 +51,25 @@ METRICS: Mapping[str, str] = {
     "with the `model` baseline.",
     "objective/<name>": "Anything else that an objective reports of a buffer or a step.",
     "rollout/length": "Answer tokens, the first EOS included, mean.",
+    "rollout/entropy": "Entropy of the distribution that an answer token was drawn from, before "
+    "temperature, at the step that fixed it, mean in nats (DMPO, Appendix C.3).",
     "rollout/negative_log_prob": "−log-probability of an answer token when it was drawn, mean in "
     "nats: estimates the entropy of the rollouts; only where the sampler records it.",
     "rollout/unique_answers": "Distinct readable answers in a group, mean over groups.",
+    "rollout/right": "Share of rollouts that are right: the task's headline grade is 1.",
+    "rollout/pass_at_n": "Share of groups with at least one right rollout.",
+    "rollout/unique_right_answers": "Distinct right answers in a group, mean over groups.",
     "rollout/unreadable": "Share of rollouts without a readable answer.",
     "rollout/forward_passes": "Forward passes that made the buffer, each over all its rows.",
     "rollout/discarded_groups": "Groups without spread that fresh prompts replaced "
     "(training.flat_groups: replace).",
+    "drift/kl_reference": "KL of the policy from the reference, in nats: the mean of "
+    "log p_v − log p_ref over the buffer by the objective's own likelihood, where it has one. With "
+    "training.measure_drift_every: of log p_θ − log p_ref by the ELBO instead, the same for every "
+    "objective, and only on the buffers measured.",
+    "drift/kl_reference_error": "Standard error of the measured one over rollouts, in nats.",
+    "drift/elbo_gap": "Exact log p_θ(o) − exact ELBO, mean over rollouts in nats; measured with "
+    "training.measure_drift_every where the canvas has at most 8 tokens.",
     "loss/total": "Loss of the step, over the whole buffer.",
     "loss/<name>": "A named part of the loss.",
     "optimizer/gradient_norm": "Norm of the gradient before clipping.",
@@ -64,9 +77,16 @@ METRICS: Mapping[str, str] = {
     "optimizer/skipped_steps": "Steps so far whose loss or gradient was not finite.",
     "tokens/<phase>": "Positions run through the model in a phase since the last line; "
     "neighbouring rows that are equal run once.",
+    "tokens/forward": "Positions run forwards since the last line; no evaluation.",
+    "tokens/backward": "Those of them that were run backwards as well: the phase of the loss.",
     "tokens/model": "Model tokens since the last line: forward 1, backward 2; no evaluation.",
     "tokens/model_total": "Model tokens since the beginning.",
     "tokens/per_second": "Model tokens per second since the last line; no evaluation.",
+    "flops/<phase>": "Floating-point operations of the model in a phase since the last line, by "
+    "the policy's formula; 0 where it has none.",
+    "flops/forward": "Those of forward passes, all phases; no evaluation.",
+    "flops/backward": "Those of backward passes, with what they compute again; no evaluation.",
+    "flops/total": "Floating-point operations since the beginning; no evaluation.",
     "time/<phase>": "Seconds of a phase since the last line.",
     "time/total": "Seconds of training since the beginning; no evaluation, no checkpoint.",
 }
@@ -89,6 +109,9 @@ OBJECTIVE_NAMES: Mapping[str, str] = {
     "reward_spread_over_alpha": "log_ratio/reward_spread",
     "noise_exceeds_reward": "log_ratio/noise_exceeds_reward",
     "model_log_ratio_std": "log_ratio/model_std",
+    "kl_reference": "drift/kl_reference",
+    "kl_reference_error": "drift/kl_reference_error",
+    "elbo_gap": "drift/elbo_gap",
 }
 """What objectives call their figures, and where a line puts them."""
 
@@ -103,12 +126,27 @@ def unique_answers(task: Task, rollouts: Rollouts) -> tuple[float, float]:
     return distinct / rollouts.num_prompts, unreadable / rollouts.num_rows
 
 
+def right_answers(task: Task, rollouts: Rollouts) -> dict[str, float]:
+    """Return what a buffer got right: rollouts, groups, and distinct answers of a group."""
+    right, solved, distinct = 0, 0, 0
+    for example, texts in zip(rollouts.prompts.examples, rollouts.texts, strict=True):
+        good = [text for text in texts if task.grade(example, text)[task.headline] == 1]
+        right += len(good)
+        solved += bool(good)
+        distinct += len({task.read_answer(example, text) for text in good})
+    return {
+        "rollout/right": right / rollouts.num_rows,
+        "rollout/pass_at_n": solved / rollouts.num_prompts,
+        "rollout/unique_right_answers": distinct / rollouts.num_prompts,
+    }
+
+
 def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
     """Return the figures of a buffer; see :data:`METRICS`."""
     rollouts, total = experience.rollouts, experience.rewards.total
     distinct, unreadable = unique_answers(task, rollouts)
     flat = total.amax(dim=1) == total.amin(dim=1)
-    metrics = {
+    metrics: dict[str, float] = {
         "reward/mean": total.mean().item(),
         "reward/std": total.std(unbiased=False).item(),
         "reward/flat_groups": flat.float().mean().item(),
@@ -118,12 +156,18 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
         "rollout/unique_answers": distinct,
         "rollout/unreadable": unreadable,
         "rollout/forward_passes": float(rollouts.num_forwards),
+        **right_answers(task, rollouts),
     }
     for name, values in experience.rewards.components.items():
         metrics[f"reward/component/{name}"] = values.mean().item()
     if rollouts.log_probs is not None:
         drawn = rollouts.log_probs[rollouts.answer_mask]
         metrics["rollout/negative_log_prob"] = -drawn.double().mean().item()
+    if rollouts.entropies is not None:
+        entropies = rollouts.entropies[rollouts.answer_mask]
+        metrics["rollout/entropy"] = entropies.double().mean().item()
+    if experience.log_ratio is not None:
+        metrics["drift/kl_reference"] = -experience.log_ratio.value.double().mean().item()
     return {**metrics, **named_by_objective(experience.metrics)}
 
 
@@ -161,13 +205,18 @@ def step_metrics(batch: Batch) -> dict[str, float]:
     }
 
 
-def phase_metrics(seconds: Mapping[Phase, float], tokens: dict[Phase, int]) -> dict[str, float]:
-    """Return tokens and seconds by phase, model tokens and their rate."""
-    training = math.fsum(value for phase, value in seconds.items() if phase != "evaluation")
-    model = float(model_tokens(tokens))
+def phase_metrics(totals: PhaseTotals) -> dict[str, float]:
+    """Return tokens, operations and seconds by phase, and their sums over training."""
+    seconds = math.fsum(of_training(totals.seconds).values())
+    model = float(model_tokens(totals.tokens))
     return {
-        **{f"tokens/{phase}": float(count) for phase, count in tokens.items()},
+        **{f"tokens/{phase}": float(count) for phase, count in totals.tokens.items()},
+        "tokens/forward": float(sum(of_training(totals.tokens).values())),
+        "tokens/backward": float(totals.tokens["loss"]),
         "tokens/model": model,
-        "tokens/per_second": model / training if training > 0 else 0.0,
-        **{f"time/{phase}": value for phase, value in seconds.items()},
+        "tokens/per_second": model / seconds if seconds > 0 else 0.0,
+        **{f"flops/{phase}": float(count) for phase, count in totals.flops.items()},
+        "flops/forward": float(sum(of_training(totals.forward_flops).values())),
+        "flops/backward": float(sum(of_training(totals.backward_flops).values())),
+        **{f"time/{phase}": value for phase, value in totals.seconds.items()},
     }

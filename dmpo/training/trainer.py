@@ -37,7 +37,7 @@ from dmpo.training.metrics import (
     phase_metrics,
     step_metrics,
 )
-from dmpo.training.phases import Phase, PhaseMeter, model_tokens
+from dmpo.training.phases import PhaseMeter, model_tokens, of_training
 from dmpo.training.prompts import fingerprint
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 from dmpo.training.rollout import flat_groups, unmasked_sample
@@ -297,22 +297,24 @@ class Trainer:
         seconds: float,
     ) -> None:
         """Count the step and tell of it."""
-        phase_seconds, phase_tokens = self._meter.take()
+        totals = self._meter.take()
         now = replace(
             before,
             step=before.step + 1,
             skipped_steps=before.skipped_steps + update.is_skipped,
             skipped_in_a_row=before.skipped_in_a_row + 1 if update.is_skipped else 0,
-            seconds=before.seconds + seconds,
-            model_tokens=before.model_tokens + self._mean_tokens(phase_tokens),
+            seconds=before.seconds + seconds - totals.seconds["drift"],
+            model_tokens=before.model_tokens + self._mean(model_tokens(totals.tokens)),
+            model_flops=before.model_flops + self._mean(sum(of_training(totals.flops).values())),
         )
         self._progress = now
-        totals = {
+        so_far = {
             "optimizer/skipped_steps": float(now.skipped_steps),
             "tokens/model_total": float(now.model_tokens),
+            "flops/total": float(now.model_flops),
             "time/total": now.seconds,
         }
-        phases = self._engine.mean({**phase_metrics(phase_seconds, phase_tokens), **totals})
+        phases = self._engine.mean({**phase_metrics(totals), **so_far})
         self._emit(
             events.StepDone(
                 step=now.step,
@@ -323,9 +325,8 @@ class Trainer:
             )
         )
 
-    def _mean_tokens(self, phase_tokens: dict[Phase, int]) -> int:
-        tokens = {"tokens": float(model_tokens(phase_tokens))}
-        return round(self._engine.mean(tokens)["tokens"])
+    def _mean(self, count: int) -> int:
+        return round(self._engine.mean({"count": float(count)})["count"])
 
     def _evaluate(self) -> None:
         """Measure the policy; a signal breaks it off, and it is made up for on resuming."""

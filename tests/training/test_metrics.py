@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmpo.records import Example, Experience, Prompts, Rewards, Rollouts, Weights
+from dmpo.records import Example, Experience, LogRatio, Prompts, Rewards, Rollouts, Weights
 from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
     named_by_objective,
     phase_metrics,
+    right_answers,
     unique_answers,
 )
-from dmpo.training.phases import PHASES
+from dmpo.training.phases import PHASES, PhaseTotals
 from tests.training.runs import CountingTask, small_parts, small_trainer
 
 
@@ -72,6 +73,9 @@ def test_buffer_metrics_have_the_values_found_by_hand(experience: Experience) ->
         "rollout/negative_log_prob": (1 + 2 + 3 + 0 + 0 + 0 + 1) / 7,
         "rollout/unique_answers": (1 + 1) / 2,
         "rollout/unreadable": 1 / 4,
+        "rollout/right": 0.0,
+        "rollout/pass_at_n": 0.0,
+        "rollout/unique_right_answers": 0.0,
         "rollout/forward_passes": 3.0,
     }
     assert metrics == pytest.approx(expected)
@@ -82,9 +86,33 @@ def test_entropy_is_left_out_where_the_sampler_records_none(experience: Experien
     assert "rollout/negative_log_prob" not in buffer_metrics(silent, CountingTask())
 
 
+def test_entropy_and_drift_are_means_over_answer_tokens_and_rollouts(
+    experience: Experience,
+) -> None:
+    entropies = torch.tensor([[[1.0, 2.0], [3.0, 100.0]], [[0.5, 0.5], [0.0, 1.0]]])
+    ratio = LogRatio(value=torch.tensor([[-1.0, -2.0], [0.0, 1.0]]), standard_error=None)
+    changed = replace(
+        experience,
+        rollouts=replace(experience.rollouts, entropies=entropies),
+        log_ratio=ratio,
+    )
+    metrics = buffer_metrics(changed, CountingTask())
+    assert metrics["rollout/entropy"] == pytest.approx(8 / 7)
+    assert metrics["drift/kl_reference"] == pytest.approx(0.5)
+
+
 def test_unique_answers_count_readable_ones_per_group(experience: Experience) -> None:
     rollouts = replace(experience.rollouts, texts=(("11", "10"), ("x", "x")))
     assert unique_answers(CountingTask(), rollouts) == (1.0, 0.5)
+
+
+def test_right_answers_count_rollouts_groups_and_distinct_answers(experience: Experience) -> None:
+    rollouts = replace(experience.rollouts, texts=(("1111", "1111"), ("20", "20")))
+    assert right_answers(CountingTask(), rollouts) == {
+        "rollout/right": 1 / 2,
+        "rollout/pass_at_n": 1 / 2,
+        "rollout/unique_right_answers": 1 / 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,7 +139,12 @@ def test_names_that_objectives_use_are_all_known(tmp_path: Path) -> None:
 def test_phase_metrics_count_training_alone_in_rates() -> None:
     seconds = dict.fromkeys(PHASES, 0.0) | {"loss": 2.0, "evaluation": 50.0}
     tokens = dict.fromkeys(PHASES, 0) | {"loss": 10, "rollout": 10, "evaluation": 500}
-    metrics = phase_metrics(seconds, tokens)
+    flops = dict.fromkeys(PHASES, 0) | {"loss": 30, "evaluation": 500}
+    totals = PhaseTotals(seconds=seconds, tokens=tokens, forward_flops=flops, backward_flops=flops)
+    metrics = phase_metrics(totals)
     assert metrics["tokens/model"] == 40
     assert metrics["tokens/per_second"] == 20
     assert metrics["time/evaluation"] == 50
+    assert (metrics["tokens/forward"], metrics["tokens/backward"]) == (20, 10)
+    assert (metrics["flops/forward"], metrics["flops/backward"]) == (30, 30)
+    assert (metrics["flops/loss"], metrics["flops/evaluation"]) == (60, 1000)
