@@ -14,6 +14,8 @@ __all__ = [
     "k1_divergence",
     "k2_divergence",
     "k3_divergence",
+    "preference_margins",
+    "preference_weights",
     "weighted_denoising_cross_entropy",
     "weighted_discriminative_loss",
 ]
@@ -62,6 +64,38 @@ def weighted_discriminative_loss(
     real = weights * functional.logsigmoid(beta * real_log_ratio)
     fake = gamma * functional.logsigmoid(-beta * fake_log_ratio)
     return -(real + fake).sum() / num_rows
+
+
+def preference_margins(
+    log_ratio: Float[Tensor, " S"], pairs: Int[Tensor, "2 K"], beta: float
+) -> Float[Tensor, " K"]:
+    """Return β·(Δ(chosen) − Δ(rejected)) of each pair (DPO, 2305.18290; VRPO, 2505.19223).
+
+    Args:
+        log_ratio: Δ = log p̂_θ − log p̂_ref of each row, in nats.
+        pairs: Rows of the chosen, and of the rejected ones.
+        beta: β, greater than 0.
+    """
+    return beta * (log_ratio[pairs[0]] - log_ratio[pairs[1]])
+
+
+def preference_weights(
+    margins: Float[Tensor, " K"], pairs: Int[Tensor, "2 K"], num_rows: int, beta: float
+) -> Float[Tensor, " S"]:
+    """Return the factors of ∇log p̂_θ in minus the gradient of −mean log σ(margin).
+
+    A pair adds β·σ(−margin)/K to its chosen row and takes as much from its rejected one, so that
+    −Σ weight · log p̂_θ has DPO's gradient and is a sum over rows.
+
+    Args:
+        margins: See :func:`preference_margins`; no gradient.
+        pairs: Rows of the chosen, and of the rejected ones.
+        num_rows: S.
+        beta: β, greater than 0.
+    """
+    slopes = beta * torch.sigmoid(-margins) / max(1, pairs.shape[1])
+    weights = margins.new_zeros(num_rows)
+    return weights.index_add(0, pairs[0], slopes).index_add(0, pairs[1], -slopes)
 
 
 def clipped_surrogate(

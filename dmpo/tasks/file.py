@@ -63,8 +63,8 @@ class FileTask(Task):
     stands in a held-out file is left out, so that the splits are disjoint in every case.
 
     ``right`` is 1 where completion and answer are equal after runs of white space became one
-    space and the ends were stripped; case and punctuation count. Every other key of a line is
-    a column for reward functions.
+    space and the ends were stripped; case and punctuation count. Every key of a line but the
+    prompt is a column for reward functions; the answer is one named ``answer``, too.
     """
 
     Config = FileConfig
@@ -188,9 +188,8 @@ def _parse(origin: str, line: str) -> _Row:
 def _example(config: FileConfig, row: _Row) -> Example:
     prompt = _text(row, config.prompt_column, "prompt_column")
     answer = _text(row, config.answer_column, "answer_column")
-    named = (config.prompt_column, config.answer_column)
-    others = {key: value for key, value in row.values.items() if key not in named}
-    if ANSWER in others:
+    others = {key: value for key, value in row.values.items() if key != config.prompt_column}
+    if ANSWER in others and config.answer_column != ANSWER:
         raise DataError(
             f"{row.origin}: a column {ANSWER!r} stands beside answer_column "
             f"{config.answer_column!r}; rename one."

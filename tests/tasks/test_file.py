@@ -73,7 +73,8 @@ def test_columns_can_have_other_names(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", rows)
     task = task_of(path, prompt_column="question", answer_column="label")
     example = task.examples("train")[0]
-    assert example.columns == {"prompt": "x", "answer": example.prompt}
+    named = {"label": int(example.prompt), "answer": example.prompt}
+    assert example.columns == {"prompt": "x", **named}
 
 
 @pytest.mark.parametrize(
