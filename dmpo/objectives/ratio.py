@@ -42,12 +42,23 @@ from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Batch, Experience, LossOutput, Rewards, Rollouts, Views
 from dmpo.registry import PluginConfig
 
-__all__ = ["FrozenViewsObjective", "RatioConfig", "RatioObjective"]
+__all__ = ["FrozenViewsConfig", "FrozenViewsObjective", "RatioConfig", "RatioObjective"]
 
 _DIVERGENCES = {"k1": k1_divergence, "k2": k2_divergence, "k3": k3_divergence}
 
 
-class RatioConfig(PluginConfig):
+class FrozenViewsConfig(PluginConfig):
+    """What is told to whatever stores its views with the buffer."""
+
+    beta: float = Field(0.0, ge=0, description="Factor of the divergence.")
+    views: Literal["per_update", "shared"] = Field(
+        "per_update",
+        description="Views of their own for each of the F updates, stored with the buffer, or one "
+        "set for all of them.",
+    )
+
+
+class RatioConfig(FrozenViewsConfig):
     """The GRPO family's options; a family overrides the defaults by its authors'."""
 
     epsilon: float = Field(0.2, gt=0, lt=1, description="Clip range of the ratio around 1.")
@@ -57,7 +68,6 @@ class RatioConfig(PluginConfig):
     dual_clip: float | None = Field(
         None, gt=1, description="Bound of the surrogate of bad responses, in units of A."
     )
-    beta: float = Field(0.0, ge=0, description="Factor of the divergence.")
     divergence: Literal["k1", "k2", "k3"] = Field(
         "k3", description="Estimator of the divergence; the gradient of k1 is 0 in mean."
     )
@@ -69,17 +79,12 @@ class RatioConfig(PluginConfig):
         description="Mean over the tokens of the buffer, over responses of means, over views of "
         "means, or the sum over a constant canvas length (Dr. GRPO).",
     )
-    views: Literal["per_update", "shared"] = Field(
-        "per_update",
-        description="Views of their own for each of the F updates, stored with the buffer, or one "
-        "set for all of them.",
-    )
 
 
 class FrozenViewsObjective(Objective, ABC):
     """Stores with each buffer the views of its updates and what π_v and π_ref say of them."""
 
-    config: RatioConfig
+    config: FrozenViewsConfig
     level: ClassVar[Level]
     """What the ratio is taken of."""
 
@@ -117,7 +122,7 @@ class FrozenViewsObjective(Objective, ABC):
     @property
     def needs_reference(self) -> bool:
         """Whether a divergence to the reference counts."""
-        return self.config.beta > 0 and self.config.divergence_to == "reference"
+        return self.config.beta > 0
 
     @property
     def ignores_weightless_rows(self) -> bool:
@@ -222,8 +227,14 @@ class FrozenViewsObjective(Objective, ABC):
 class RatioObjective(FrozenViewsObjective, ABC):
     """− min(ρA, clip(ρ)·A) + β·divergence, over the units of a family."""
 
+    config: RatioConfig
     divides_by_length: ClassVar[bool] = False
     """Whether log ρ is divided by the response's length (GSPO, 2507.18071)."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a divergence to the reference counts."""
+        return self.config.beta > 0 and self.config.divergence_to == "reference"
 
     def surrogate(
         self, log_ratio: Float[Tensor, "S ..."], advantages: Float[Tensor, "S ..."]
