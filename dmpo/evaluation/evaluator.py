@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from dmpo.errors import DataError
-from dmpo.evaluation.figures import Figure, summarize
+from dmpo.evaluation.figures import Figure, pass_at_k, powers_up_to, summarize
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Example, Rollouts
 from dmpo.samplers.base import Sampler
@@ -29,7 +30,9 @@ class EvaluationSettings(Settings):
         None, description="The first so many problems of the split; null: all of them."
     )
     samples_per_prompt: PositiveInt = Field(
-        1, description="Completions of each problem; above 1, distinct right answers are counted."
+        1,
+        description="Completions of each problem; above 1, distinct right answers are counted and "
+        "pass@k is estimated.",
     )
     rows_per_forward: PositiveInt = Field(128, description="Completions sampled at once, at most.")
 
@@ -78,6 +81,11 @@ class EvaluationResult:
     """Answer tokens written per second."""
     completions: tuple[EvaluatedCompletion, ...]
     """Every completion, problem by problem."""
+    pass_at: Mapping[int, Figure] = field(default_factory=dict)
+    """pass@k of the headline (a grade of 1 is right) for k = 1, 2, 4, …; empty with one sample."""
+    entropy: float | None = None
+    """Entropy of the distribution that an answer token was drawn from, before temperature, mean
+    over answer tokens in nats; None where the sampler does not record it."""
 
     @property
     def score(self) -> float:
@@ -113,6 +121,7 @@ class Evaluator:
             raise DataError(f"evaluation: the {settings.split} split of the task is empty.")
         started = time.perf_counter()
         completions: list[EvaluatedCompletion] = []
+        entropies: list[Tensor] = []
         num_forwards = 0
         prompts_at_once = max(1, settings.rows_per_forward // settings.samples_per_prompt)
         for start in range(0, len(examples), prompts_at_once):
@@ -126,7 +135,10 @@ class Evaluator:
                 )
             num_forwards += rollouts.num_forwards
             completions += self._grade(chunk, rollouts, first_index=start)
-        return self._result(completions, len(examples), num_forwards, started)
+            if rollouts.entropies is not None:
+                entropies.append(rollouts.entropies[rollouts.answer_mask].double())
+        entropy = float(torch.cat(entropies).mean()) if entropies else None
+        return self._result(completions, len(examples), num_forwards, started, entropy)
 
     def _grade(
         self, examples: Sequence[Example], rollouts: Rollouts, *, first_index: int
@@ -151,6 +163,7 @@ class Evaluator:
         num_examples: int,
         num_forwards: int,
         started: float,
+        entropy: float | None,
     ) -> EvaluationResult:
         headline, samples = self._task.headline, self._settings.samples_per_prompt
         names = [headline, *(name for name in completions[0].grades if name != headline)]
@@ -172,6 +185,8 @@ class Evaluator:
             seconds=seconds,
             tokens_per_second=num_tokens / seconds,
             completions=tuple(completions),
+            pass_at=passes_at(groups, headline) if samples > 1 else {},
+            entropy=entropy,
         )
 
 
@@ -179,3 +194,13 @@ def distinct_right(groups: Sequence[Sequence[EvaluatedCompletion]], headline: st
     """Return the mean number of distinct answers per problem whose headline figure is 1."""
     right = [{c.answer for c in group if c.grades[headline] == 1} for group in groups]
     return sum(map(len, right)) / len(right)
+
+
+def passes_at(groups: Sequence[Sequence[EvaluatedCompletion]], headline: str) -> dict[int, Figure]:
+    """Return pass@k over problems, for k = 1, 2, 4, … and the number of samples."""
+    num_samples = len(groups[0])
+    right = [sum(c.grades[headline] == 1 for c in group) for group in groups]
+    return {
+        k: summarize([[pass_at_k(num_samples, count, k)] for count in right])
+        for k in powers_up_to(num_samples)
+    }

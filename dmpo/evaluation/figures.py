@@ -1,4 +1,4 @@
-"""A mean with its 95% interval, from the grades of each problem."""
+"""A mean with its 95% interval, from the grades of each problem; and pass@k."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-__all__ = ["Figure", "summarize", "wilson_interval"]
+__all__ = ["Figure", "pass_at_k", "powers_up_to", "summarize", "wilson_interval"]
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal at 97.5%."""
@@ -73,3 +73,26 @@ def summarize(groups: Sequence[Sequence[float]]) -> Figure:
     else:
         low, high = mean - Z_95 * error, mean + Z_95 * error
     return Figure(mean=mean, count=count, standard_error=error, low=low, high=high)
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Return the chance that k of a problem's samples hold a right one, without bias.
+
+    1 − C(n − c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, Eq. 1), in whole numbers.
+
+    Args:
+        num_samples: n, at least 1.
+        num_right: c, of them.
+        k: From 1 to n.
+
+    Example:
+        >>> pass_at_k(4, 1, 2)
+        0.5
+    """
+    return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def powers_up_to(num_samples: int) -> list[int]:
+    """Return 1, 2, 4, … and ``num_samples``: the k that pass@k is told for."""
+    powers = [2**i for i in range(num_samples.bit_length())]
+    return sorted({*powers, num_samples})

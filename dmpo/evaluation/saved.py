@@ -47,4 +47,6 @@ def read_tables(directory: Path) -> dict[str, EvaluationResult]:
 
 def _result(record: dict[str, Any]) -> EvaluationResult:
     figures = {name: Figure(**figure) for name, figure in record["figures"].items()}
-    return EvaluationResult(**{**record, "figures": figures}, completions=())
+    # Evaluations saved before there was pass@k have none.
+    pass_at = {int(k): Figure(**figure) for k, figure in record.get("pass_at", {}).items()}
+    return EvaluationResult(**{**record, "figures": figures, "pass_at": pass_at}, completions=())

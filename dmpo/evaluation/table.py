@@ -99,6 +99,8 @@ def _rows(results: Mapping[str, EvaluationResult]) -> list[tuple[str, list[str]]
     columns = list(results.values())
     names = list(dict.fromkeys(name for result in columns for name in result.figures))
     rows = [(name, [_cell(result.figures.get(name)) for result in columns]) for name in names]
+    ks = sorted({k for result in columns for k in result.pass_at})
+    rows += [(f"pass@{k}", [_cell(result.pass_at.get(k)) for result in columns]) for k in ks]
     if any(result.distinct_right is not None for result in columns):
         rows.append(
             (
@@ -111,6 +113,9 @@ def _rows(results: Mapping[str, EvaluationResult]) -> list[tuple[str, list[str]]
                 ],
             )
         )
+    if any(result.entropy is not None for result in columns):
+        cells = ["" if r.entropy is None else f"{r.entropy:.3f}" for r in columns]
+        rows.append(("entropy of a token (nats)", cells))
     rows.append(("answer tokens", [f"{r.response_length:.1f}" for r in columns]))
     rows.append(("forward passes", [f"{r.num_forwards:,}" for r in columns]))
     rows.append(("answer tokens/s", [f"{r.tokens_per_second:,.0f}" for r in columns]))

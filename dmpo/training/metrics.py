@@ -38,6 +38,8 @@ METRICS: Mapping[str, str] = {
     "weights/real_max": "Largest real weight (baseline subtracted) of the step.",
     "weights/real_min": "Smallest real weight of the step.",
     "weights/real_mean": "Mean real weight of the step.",
+    "weights/kept": "Share of the buffer's rollouts that the step looks at (training.skip_below, "
+    "flat_groups).",
     "weights/baseline_ess": "Effective sample size of the `model` baseline's weights.",
     "log_ratio/mean": "Mean of log p_ref − log p_v, in nats; like the next four, only with a "
     "reference.",
@@ -196,11 +198,12 @@ def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def step_metrics(batch: Batch) -> dict[str, float]:
-    """Return the extremes of the real weights of a step, and what the draw learnt."""
+    """Return the extremes of the real weights, the share of rows, and what the draw learnt."""
     weights = batch.weights if batch.num_rows else torch.zeros(1)
     return {
         "weights/real_max": weights.max().item(),
         "weights/real_min": weights.min().item(),
+        "weights/kept": batch.share_kept,
         **named_by_objective(batch.metrics),
     }
 

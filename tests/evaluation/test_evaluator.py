@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -11,10 +13,11 @@ from rich.console import Console
 
 from dmpo.errors import DataError
 from dmpo.evaluation.evaluator import EvaluationResult, EvaluationSettings, Evaluator
-from dmpo.evaluation.saved import write_completions
+from dmpo.evaluation.saved import read_tables, write_completions, write_tables
 from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_table
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts
+from dmpo.registry import SAMPLERS
 from dmpo.samplers.base import Sampler, SamplerConfig
 from tests.oracles.training import distinct_right_answers
 from tests.training.runs import CountingTask, small_policy
@@ -90,6 +93,50 @@ def test_distinct_right_answers_are_counted_once() -> None:
     assert result.distinct_right == distinct_right_answers(graded) == 1.0
     assert result.figures["right"].count == 2
     assert result.figures["right"].mean == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
+def test_pass_at_k_has_the_values_found_by_hand() -> None:
+    texts = ["2222", "=", "=", "=", "0000", "0000", "=", "="]  # 1 and 2 of 4 right
+    result = _evaluate(texts, num_examples=2, samples_per_prompt=4)
+    means = {k: figure.mean for k, figure in result.pass_at.items()}
+    assert means == pytest.approx({1: 3 / 8, 2: (1 / 2 + 5 / 6) / 2, 4: 1.0})
+    assert result.pass_at[1].mean == result.score
+    assert _evaluate(["="], num_examples=1).pass_at == {}
+
+
+def test_entropy_is_the_mean_over_answer_tokens() -> None:
+    sampler = SAMPLERS.build("roar", {"gen_length": 4})
+    settings = EvaluationSettings(rows_per_forward=2)
+    result = Evaluator(CountingTask(), sampler, settings).evaluate(
+        small_policy(), torch.Generator().manual_seed(0)
+    )
+    assert result.entropy is not None
+    assert 0 < result.entropy < math.log(100)
+    assert _evaluate(["="], num_examples=1).entropy is None
+
+
+def test_saved_tables_are_read_back_and_so_are_older_ones(tmp_path: Path) -> None:
+    result = replace(
+        _evaluate(["2222", "="], num_examples=1, samples_per_prompt=2), completions=(), entropy=0.5
+    )
+    write_tables(tmp_path, {"after": result})
+    assert read_tables(tmp_path) == {"after": result}
+    file = tmp_path / "evaluation.json"
+    content = json.loads(file.read_text())
+    del content["after"]["pass_at"], content["after"]["entropy"]
+    file.write_text(json.dumps(content))
+    assert read_tables(tmp_path) == {"after": replace(result, pass_at={}, entropy=None)}
+
+
+def test_table_shows_pass_at_k_and_entropy_where_there_are_any() -> None:
+    with_both = replace(
+        _evaluate(["2222", "="], num_examples=1, samples_per_prompt=2), entropy=1.25
+    )
+    without = _evaluate(["2222"], num_examples=1)
+    text = evaluation_markdown({"before": without, "after": with_both})
+    assert "| pass@2 |  | 1.000 [" in text
+    assert "| entropy of a token (nats) |  | 1.250 |" in text
+    assert "pass@" not in evaluation_markdown({"before": without})
 
 
 def test_policy_is_evaluated_without_dropout_and_put_back() -> None:

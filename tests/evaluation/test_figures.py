@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.evaluation.figures import Z_95, summarize, wilson_interval
+from dmpo.evaluation.figures import (
+    Z_95,
+    pass_at_k,
+    powers_up_to,
+    summarize,
+    wilson_interval,
+)
 from tests.oracles.training import wilson_by_search
 
 
@@ -43,3 +51,18 @@ def test_figure_of_right_and_wrong_gets_wilsons_interval() -> None:
 
 def test_single_problem_has_no_spread() -> None:
     assert summarize([[0.3, 0.5]]).standard_error == 0
+
+
+@given(samples=st.lists(st.booleans(), min_size=1, max_size=8), data=st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(
+    samples: list[bool], data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, len(samples)))
+    subsets = [any(subset) for subset in itertools.combinations(samples, k)]
+    expected = sum(subsets) / len(subsets)
+    assert pass_at_k(len(samples), sum(samples), k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("samples", "ks"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_pass_at_k_is_told_for_powers_of_two_and_all_samples(samples: int, ks: list[int]) -> None:
+    assert powers_up_to(samples) == ks
