@@ -32,6 +32,7 @@ from dmpo.config.layers import assigned, sourced, stacked
 from dmpo.config.recipes import recipe_chain
 from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
+from dmpo.evaluation.evaluator import Evaluator
 from dmpo.files import replace_text
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Example, Split
@@ -161,7 +162,7 @@ def run(job: dict) -> dict:
                 trainer.train()
             except _Enough:
                 pass
-    figures = measure(evaluator, parts.policy, job)
+    figures = measure(evaluator, parts.policy)
     if job["task"] == "digit_sum":
         figures |= exact(parts.policy, light.task, job["split"])
     return {
@@ -191,14 +192,14 @@ def config_of(job: Mapping[str, Any]) -> RunConfig:
     return resolve_run([*layers, tree]).config
 
 
-def _sketch(config: RunConfig, task: Task) -> Any:
+def _sketch(config: RunConfig, task: Task) -> Evaluator:
     """Return an evaluator of fewer problems."""
     num_examples, samples = ON_THE_WAY[config.task.name]
     changes = {"num_examples": num_examples, "samples_per_prompt": samples}
     return build_evaluator(config.evaluation.model_copy(update=changes), task)
 
 
-def measure(evaluator: Any, policy: DiffusionPolicy, job: Mapping[str, Any]) -> dict[str, float]:
+def measure(evaluator: Evaluator, policy: DiffusionPolicy) -> dict[str, float]:
     """Return sampled figures on the held-out problems."""
     result = evaluator.evaluate(policy, generator_for(0, 0, 0, "evaluation"))
     figures = {name: figure.mean for name, figure in result.figures.items() if "@" not in name}
@@ -210,7 +211,9 @@ def measure(evaluator: Any, policy: DiffusionPolicy, job: Mapping[str, Any]) -> 
 class _Log:
     """Keeps the curve against compute, and of each buffer what says whether weights mean much."""
 
-    def __init__(self, job: Mapping[str, Any], evaluator: Any, policy: DiffusionPolicy) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], evaluator: Evaluator, policy: DiffusionPolicy
+    ) -> None:
         self._job = job
         self._evaluator = evaluator
         self._policy = policy
@@ -232,7 +235,7 @@ class _Log:
             self._last = kept
         budget = self._job["budget"]
         if self.tokens >= budget * (len(self.curve) + 1) / NUM_MARKS:
-            figures = measure(self._evaluator, self._policy, self._job)
+            figures = measure(self._evaluator, self._policy)
             point = {"step": event.step, "tokens": self.tokens, "flops": self.flops}
             point |= {"seconds": round(self.seconds, 2)}
             self.curve.append({**point, **{n: round(v, 4) for n, v in figures.items()}})

@@ -2,7 +2,7 @@
 
     python benchmarks/noise.py --stage tune --jobs 2     # learning rates, on the validation split
     python benchmarks/noise.py --stage test --jobs 2     # the chosen ones, 5 seeds, test split
-    python benchmarks/noise.py --stage report            # docs' table and picture from what is kept
+    python benchmarks/noise.py --stage report            # table and picture from what is kept
 
 Two testbeds on the tiny LLaDA inside the package. digit_sum: many right answers, of which only
 the joint matters. sudoku: one right answer, tokens nearly independent. Every arm shares policy,
@@ -23,6 +23,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arms import HEADLINE, RESULTS, finished, run_all
+from benchmarks.arms_report import by_arm, compute_to_reach, figure, mean_curve, mean_figure, table
+from benchmarks.provenance import provenance
+from dmpo.files import replace_text
 
 BUDGET = {"digit_sum": 1.0e6, "sudoku": 0.5e6}
 RATES = {"digit_sum": (2e-4, 5e-4, 1e-3), "sudoku": (1e-4, 2e-4, 5e-4)}
@@ -141,9 +144,71 @@ def best_rates(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]
     return {which: rate for which, (_, rate) in best.items()}
 
 
+def before(task: str) -> dict:
+    """Return the job that only measures the policy as it is."""
+    settings = settings_of(task, "diffu-GRPO, β 0", 0.0001)
+    return {**job(task, "(before)", 1e-4, 0, "test"), "settings": settings, "budget": 0}
+
+
+def write_report(path: Path, options: argparse.Namespace) -> None:
+    """Write tables, curves, and the compute that each arm needs for diffu-GRPO's end."""
+    runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
+    lines = [
+        "# Ways around likelihood noise, at equal compute",
+        "",
+        "Mean ± half of the 95% t-interval over seeds; held-out test problems; learning rates "
+        "chosen on validation problems (seed 0). *Noise* is the standard error of log p_ref − "
+        "log p_v, *spread* the standard deviation of r/α inside a group, both in nats, means over "
+        "buffers but the first; *rows kept* the share of rollouts that gradient steps look at.",
+        "",
+    ]
+    panels = []
+    for task in options.tasks:
+        mine = by_arm(run for run in runs if run["job"]["task"] == task and run["job"]["budget"])
+        start = next(
+            (run for run in runs if run["job"]["task"] == task and not run["job"]["budget"]), None
+        )
+        if not mine or start is None:
+            continue
+        name, rival = HEADLINE[task], best_rival(mine, HEADLINE[task])
+        seeds = max(len(records) for records in mine.values())
+        lines += [f"## {task}: {BUDGET[task] / 1e6:g} M model tokens, {seeds} seeds", ""]
+        lines += table(task, mine, start, headline=name)
+        lines += _reached(mine, name, rival, start["figures"][name])
+        shown = sorted(mine.items(), key=lambda one: -mean_figure(one[1], name))[:7]
+        shown += [(rival, mine[rival])] if rival not in dict(shown) else []
+        curves = {arm: mean_curve(records, name) for arm, records in shown}
+        panels.append((task, "model tokens, millions", name, curves))
+    seconds = sum(run["seconds"] for run in runs)
+    lines += [*provenance(), f"- {len(runs)} runs, {seconds:.0f} s in all (added up)", ""]
+    text = "\n".join(lines)
+    print(text)
+    replace_text(path.with_suffix(".md"), text)
+    replace_text(path.with_suffix(".svg"), figure(panels))
+
+
+def best_rival(arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+    """Return the diffu-GRPO of the best end."""
+    rivals = [arm for arm in arms if "diffu" in arm]
+    return max(rivals, key=lambda arm: mean_figure(arms[arm], name))
+
+
+def _reached(
+    arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str, rival: str, start: float
+) -> list[str]:
+    """Return how much compute each arm needs to be where the rival ends."""
+    level = mean_curve(arms[rival], name)[-1][1]
+    lines = [f"Share of the budget after which the mean curve reaches {rival}'s end ({level:.3f}):"]
+    budget = mean_curve(arms[rival], name)[-1][0]
+    for arm, records in arms.items():
+        needed = compute_to_reach(records, name, level, start)
+        lines.append(f"- {arm}: {'not reached' if needed is None else f'{needed / budget:.0%}'}")
+    return [lines[0], "", *lines[1:], ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=["tune", "test"], required=True)
+    parser.add_argument("--stage", choices=["tune", "test", "report"], required=True)
     parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
@@ -154,8 +219,11 @@ def main() -> None:
     if options.stage == "tune":
         run_all(tuning_jobs(options.tasks, options.arms), path, processes=options.jobs)
         return
+    if options.stage == "report":
+        write_report(path, options)
+        return
     rates = best_rates(path, options.tasks)
-    jobs = [
+    jobs = [before(task) for task in options.tasks] + [
         job(task, arm, rates[task, arm], seed, "test")
         for seed, arm, task in itertools.product(options.seeds, options.arms, options.tasks)
         if (task, arm) in rates

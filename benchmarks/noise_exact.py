@@ -1,9 +1,9 @@
-"""The question of `benchmarks/noise.py` where KL(p* ‖ p_θ) is a sum: link × likelihood × c × replay.
+"""The question of `benchmarks/noise.py` where KL(p* ‖ p_θ) is a sum, by enumeration.
 
     python benchmarks/noise_exact.py --name noise_exact     # a quarter of an hour of one core
     python benchmarks/noise_exact.py --steps 40             # a quick look
 
-Vocabulary 3, four tokens, 81 responses, a table for a policy, α = 0.15, groups of 16; training
+Link × likelihood × baseline × c × replay. Vocabulary 3, four tokens, 81 responses, a table for a policy, α = 0.15, groups of 16; training
 goes through the library's own sampler, objective, weights, baselines and likelihoods
 (tests/oracles/convergence.py). Orders agree in the reference. The loss is always that of two
 antithetic ELBO views; what differs is what the weights compare policies by. Every arm has its own

@@ -1,0 +1,179 @@
+"""The paper's questions on the tiny testbeds: 5 seeds, equal compute, results and plots kept.
+
+    python benchmarks/paper.py --stage tune --jobs 2            # learning rates, validation split
+    python benchmarks/paper.py --stage test --jobs 2            # everything, 5 seeds, test split
+    python benchmarks/paper.py --stage test --parts objectives --tasks sudoku
+    python benchmarks/paper.py --stage report                   # results/paper.md and its plots
+
+Parts: `versus` (DMPO against diffu-GRPO), `updates` (F = 1 to 24), `groups` (N = 4 to 32 at equal
+B·N), `samplers` (fast ones against roar), `objectives` (all of them). The baseline ablation is
+`benchmarks/baselines.py`, whose results the report takes over; entropy against reward is drawn from
+the same runs. Arms that `benchmarks/noise.py` has run are taken from there.
+
+Every arm gets its own learning rate, the one of the best headline at the end of the budget on
+validation problems (seed 0); arms that differ only in F, N or sampler from DMPO share DMPO's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.arms import RESULTS, run_all
+from benchmarks.noise import BUDGET, LOSS, RATES, TEST_SEEDS, best_rates
+
+PARTS = ("versus", "updates", "groups", "samplers", "objectives")
+PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
+ON_POLICY = {"training.updates_per_buffer": 1}
+GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
+"""Views of an objective that looks at states of the path: all there are."""
+
+
+def dmpo(task: str) -> dict[str, Any]:
+    """Return DMPO as `--objective dmpo` has it by default, on the likelihood of the task's loss."""
+    return {
+        "likelihood": LOSS[task],
+        "ratio_likelihood": "path",
+        "weights": {"name": "tilted", "alpha": 0.02, "coefficient": 0.2},
+        "baseline": "none",
+        "training.skip_below": 0.02,
+    }
+
+
+def paper_form(task: str) -> dict[str, Any]:
+    """Return DMPO as the paper has it."""
+    return {
+        "likelihood": LOSS[task],
+        "ratio_likelihood": {"name": "elbo", "num_views": 4, "antithetic": True},
+        "weights": {"name": "tilted", "alpha": 0.05, "coefficient": 1.0},
+        "baseline": "model",
+    }
+
+
+def objectives(task: str) -> Mapping[str, dict[str, Any]]:
+    """Return every objective with the settings that its authors would give it here."""
+    steps = GIVEN_STEPS[task]
+    named: dict[str, dict[str, Any]] = {
+        "dmpo": dmpo(task),
+        "dmpo, the paper's form": paper_form(task),
+        "diffu_grpo": {"objective": "diffu_grpo", **PLAIN},
+        "just_grpo": {"objective": "just_grpo", "sampler.block_length": 1, **ON_POLICY},
+        "trace_rl": {"objective": "trace_rl"},
+        "egspo": {"objective": "egspo", "likelihood.num_views": steps},
+        "rldf": {"objective": "rldf"},
+        "spg": {"objective": "spg"},
+        "wd1pp": {"objective": "wd1pp"},
+    }
+    others = ("wddo", "coupled_grpo", "unigrpo", "espo", "bgpo", "vrpo", "gdsd", "wd1")
+    named |= {name: {"objective": name} for name in others}
+    for settings in named.values():
+        if settings.get("objective") in ("just_grpo", "diffu_grpo"):
+            continue
+    return named
+
+
+def variations(task: str, part: str) -> Mapping[str, dict[str, Any]]:
+    """Return DMPO with one thing changed."""
+    base, size = dmpo(task), {"digit_sum": 256, "sudoku": 128}[task]
+    if part == "updates":
+        return {
+            f"F = {n}": {**base, "training.updates_per_buffer": n} for n in (1, 2, 4, 8, 16, 24)
+        }
+    if part == "groups":
+        return {
+            f"N = {n}": {
+                **base,
+                "training.rollouts_per_prompt": n,
+                "training.prompts_per_buffer": size // n,
+            }
+            for n in (4, 8, 16, 32)
+        }
+    noisy = {"ratio_likelihood": {"name": "elbo", "num_views": 4, "antithetic": True}}
+    half = {"digit_sum": 2, "sudoku": 4}[task]
+    fast: dict[str, dict[str, Any]] = {
+        "roar, one token a step": {"sampler": {"name": "roar", "tokens_per_step": 1}},
+        "roar, two tokens a step": {"sampler": {"name": "roar", "tokens_per_step": 2}},
+        "peaked": {"sampler": {"name": "peaked", "steps": half}},
+        "entropy_bound": {"sampler": {"name": "entropy_bound", "gamma": 0.5}},
+        "low_confidence": {"sampler": {"name": "low_confidence", "steps": half}, **noisy},
+        "threshold": {"sampler": {"name": "threshold", "threshold": 0.9}, **noisy},
+    }
+    return {name: {**base, **changes} for name, changes in fast.items()}
+
+
+def arms(task: str, part: str) -> Mapping[str, dict[str, Any]]:
+    """Return the arms of a part by name."""
+    if part == "versus":
+        every = objectives(task)
+        return {name: every[name] for name in ("dmpo", "dmpo, the paper's form", "diffu_grpo")}
+    return objectives(task) if part == "objectives" else variations(task, part)
+
+
+def job(task: str, arm: str, settings: Mapping[str, Any], seed: int, split: str) -> dict:
+    return {
+        "task": task,
+        "arm": arm,
+        "settings": dict(settings),
+        "seed": seed,
+        "budget": BUDGET[task],
+        "split": split,
+    }
+
+
+def tuning_jobs(tasks: Sequence[str]) -> Iterator[dict]:
+    """Yield the runs that choose a learning rate for each objective."""
+    for task in tasks:
+        for (arm, settings), rate in itertools.product(objectives(task).items(), RATES[task]):
+            yield job(task, arm, {**settings, "training.learning_rate": rate}, 0, "validation")
+
+
+def test_jobs(
+    tasks: Sequence[str], parts: Sequence[str], seeds: Sequence[int], path: Path
+) -> Iterator[dict]:
+    """Yield the runs of the parts; an arm that two parts share is run once."""
+    rates = best_rates(path, tasks)
+    for seed, task, part in itertools.product(seeds, tasks, parts):
+        for arm, settings in arms(task, part).items():
+            rate = rates.get((task, arm), rates.get((task, "dmpo")))
+            if rate is None:
+                raise SystemExit(f"{task}, {arm}: no learning rate yet; run --stage tune first")
+            yield job(task, arm, {**settings, "training.learning_rate": rate}, seed, "test")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=["tune", "test"], required=True)
+    parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--name", default="paper", help="results/NAME.json keeps every run")
+    options = parser.parse_args()
+    path = RESULTS / f"{options.name}.json"
+    if options.stage == "tune":
+        jobs = list(tuning_jobs(options.tasks))
+    else:
+        jobs = list(test_jobs(options.tasks, options.parts, options.seeds, path))
+    distinct = list(
+        {
+            (
+                one["task"],
+                one["arm"],
+                one["seed"],
+                one["split"],
+                one["settings"]["training.learning_rate"],
+            ): one
+            for one in jobs
+        }.values()
+    )
+    run_all(distinct, path, processes=options.jobs)
+
+
+if __name__ == "__main__":
+    main()
