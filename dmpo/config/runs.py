@@ -29,6 +29,7 @@ FREE_SETTINGS = (
     "training.num_steps",
     "training.max_seconds",
     "training.max_model_tokens",
+    "training.max_model_flops",
     "training.micro_batch_rows",
     "training.rows_per_forward",
     "training.checkpoint_every",

@@ -22,7 +22,9 @@ __all__ = [
     "UnmaskedSample",
 ]
 
-StopReason = Literal["num_steps", "max_seconds", "max_model_tokens", "interrupted"]
+StopReason = Literal[
+    "num_steps", "max_seconds", "max_model_tokens", "max_model_flops", "interrupted"
+]
 """Why a run ended: one of its limits, or a signal."""
 
 

@@ -29,6 +29,12 @@ class TrainingSettings(OptimizationSettings):
         description="Stop, at the next buffer, once the run has cost this many model tokens "
         "(tokens/model_total: forward 1, backward 2); null: num_steps alone decides.",
     )
+    max_model_flops: float | None = Field(
+        None,
+        gt=0,
+        description="Stop, at the next buffer, once the model has done this many floating-point "
+        "operations (flops/total); null: num_steps alone decides.",
+    )
     prompts_per_buffer: PositiveInt = Field(
         16, description="B, prompts per buffer, all ranks together."
     )

@@ -380,9 +380,10 @@ class Trainer:
         if self._is_interrupted():
             return "interrupted"
         is_boundary = progress.step % settings.updates_per_buffer == 0
-        limit = settings.max_model_tokens
-        if limit is not None and is_boundary and progress.model_tokens >= limit:
+        if is_boundary and _has_reached(progress.model_tokens, settings.max_model_tokens):
             return "max_model_tokens"
+        if is_boundary and _has_reached(progress.model_flops, settings.max_model_flops):
+            return "max_model_flops"
         if settings.max_seconds is not None and is_boundary:
             seconds = self._engine.mean({"seconds": progress.seconds})["seconds"]
             return "max_seconds" if seconds >= settings.max_seconds else None
@@ -408,6 +409,10 @@ class Trainer:
     def _emit(self, event: events.Event) -> None:
         for observer in self._observers:
             observer.notify(event)
+
+
+def _has_reached(amount: int, limit: float | None) -> bool:
+    return limit is not None and amount >= limit
 
 
 def _is_due(step: int, every: int | None) -> bool:

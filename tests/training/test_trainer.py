@@ -172,10 +172,11 @@ def test_time_limit_ends_the_run_at_the_next_buffer(tmp_path: Path) -> None:
     assert (finished.step, finished.reason) == (4, "max_seconds")
 
 
-def test_run_stops_at_the_buffer_after_its_model_tokens(tmp_path: Path) -> None:
-    settings = small_settings(num_steps=50, max_model_tokens=1)
+@pytest.mark.parametrize("limit", ["max_model_tokens", "max_model_flops"])
+def test_run_stops_at_the_buffer_after_its_compute(tmp_path: Path, limit: str) -> None:
+    settings = small_settings(num_steps=50, **{limit: 1.0})
     finished = small_trainer(tmp_path, settings).train()
-    assert (finished.step, finished.reason) == (4, "max_model_tokens")
+    assert (finished.step, finished.reason) == (4, limit)
 
 
 def test_step_without_a_finite_loss_is_skipped_and_counted(tmp_path: Path) -> None:
