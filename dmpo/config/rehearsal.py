@@ -84,7 +84,8 @@ def rehearse(parts: TrainingParts, config: RunConfig) -> Rehearsal:
             config.training,
             num_views=num_views,
             sequence_length=length,
-            needs_reference=parts.objective.needs_reference,
+            needs_reference=parts.objective.needs_reference
+            or config.training.measure_drift_every is not None,
         ),
     )
 

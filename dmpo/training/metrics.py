@@ -111,9 +111,6 @@ OBJECTIVE_NAMES: Mapping[str, str] = {
     "reward_spread_over_alpha": "log_ratio/reward_spread",
     "noise_exceeds_reward": "log_ratio/noise_exceeds_reward",
     "model_log_ratio_std": "log_ratio/model_std",
-    "kl_reference": "drift/kl_reference",
-    "kl_reference_error": "drift/kl_reference_error",
-    "elbo_gap": "drift/elbo_gap",
 }
 """What objectives call their figures, and where a line puts them."""
 
@@ -176,9 +173,10 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
 def named_by_objective(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return what an objective reports under the names of :data:`METRICS`.
 
-    A name that the table does not know is put under ``objective/``.
+    A name of the table stays; one that it does not know is put under ``objective/``.
     """
-    return {OBJECTIVE_NAMES.get(name, f"objective/{name}"): v for name, v in metrics.items()}
+    known = {**dict(zip(METRICS, METRICS, strict=True)), **OBJECTIVE_NAMES}
+    return {known.get(name, f"objective/{name}"): value for name, value in metrics.items()}
 
 
 def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:

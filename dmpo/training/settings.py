@@ -82,6 +82,15 @@ class TrainingSettings(OptimizationSettings):
     sample_every: PositiveInt = Field(
         50, description="Steps between rollouts written to samples.jsonl (at the next buffer)."
     )
+    measure_drift_every: PositiveInt | None = Field(
+        None,
+        description="Steps between measurements of the KL from the reference by the ELBO, and, of "
+        "short canvases, of the ELBO's gap (at the next buffer; not counted to training); null: "
+        "none. Keeps a reference whatever the objective.",
+    )
+    drift_rows: PositiveInt = Field(
+        64, description="Rollouts that a measurement of drift looks at, at most."
+    )
 
     @model_validator(mode="after")
     def _check_loop(self) -> TrainingSettings:

@@ -28,6 +28,7 @@ from dmpo.tasks.base import Task
 from dmpo.training import events
 from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
+from dmpo.training.drift import first_rollouts, is_drift_due, measure_drift
 from dmpo.training.engine import Engine, Update, divergence
 from dmpo.training.filling import BufferFiller
 from dmpo.training.interruption import Abandoned, Interruption
@@ -105,7 +106,7 @@ class Trainer:
         self._seed = seed
         self._directory = RunDirectory(run_directory)
         self._evaluator = evaluator
-        if parts.objective.needs_reference:
+        if parts.objective.needs_reference or settings.measure_drift_every is not None:
             parts.policy.freeze_reference()
         self._engine = Engine(parts.policy, settings, run_directory, log_with)
         self._meter = PhaseMeter(parts.policy)
@@ -246,7 +247,16 @@ class Trainer:
         if settings.flat_groups == "replace":
             counts = {"discarded_groups": float(filled.num_discarded)}
             experience = replace(experience, metrics={**experience.metrics, **counts})
-        self._buffer_metrics = self._engine.mean(buffer_metrics(experience, parts.task))
+        if is_drift_due(step, settings.measure_drift_every, settings.updates_per_buffer):
+            with self._meter.phase("drift"), self._engine.accelerator.autocast():
+                drift = measure_drift(
+                    parts.policy,
+                    first_rollouts(rollouts, settings.drift_rows),
+                    self._generator("drift"),
+                    rows_per_forward=settings.rows_per_forward,
+                )
+            experience = replace(experience, metrics={**experience.metrics, **drift})
+        self._buffer_metrics = self._figures(experience)
         row = step // settings.updates_per_buffer % rollouts.num_prompts
         self._emit(
             events.BufferFilled(
@@ -258,6 +268,13 @@ class Trainer:
             )
         )
         return experience, filled.num_prompts_taken
+
+    def _figures(self, experience: Experience) -> dict[str, float]:
+        figures = buffer_metrics(experience, self._parts.task)
+        # Where drift is measured, one curve is not made of two estimators.
+        if self._settings.measure_drift_every and "drift/kl_reference" not in experience.metrics:
+            figures.pop("drift/kl_reference", None)
+        return self._engine.mean(figures)
 
     def _backward(self, experience: Experience, update: int) -> tuple[Batch, dict[str, float]]:
         """Draw views and add up the gradients of the micro-batches; return views and losses."""
@@ -367,8 +384,7 @@ class Trainer:
         self._progress, self._buffers = self._checkpoints.load(path)
         self._is_restored = True
         if self._buffers:
-            figures = buffer_metrics(self._buffers[0], self._parts.task)
-            self._buffer_metrics = self._engine.mean(figures)
+            self._buffer_metrics = self._figures(self._buffers[0])
 
     def _generator(self, purpose: str) -> torch.Generator:
         return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
