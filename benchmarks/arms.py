@@ -11,6 +11,7 @@ effective right answers exp(H) and KL(p* ‖ p_θ) at α = 0.1, without sampling
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -85,7 +86,7 @@ LOGGED = (
 )
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """The budget is used up."""
 
 
@@ -158,10 +159,8 @@ def run(job: dict) -> dict:
                 observers=[log],
                 log_with=(),
             )
-            try:
+            with contextlib.suppress(_EnoughError):
                 trainer.train()
-            except _Enough:
-                pass
     figures = measure(evaluator, parts.policy)
     if job["task"] == "digit_sum":
         figures |= exact(parts.policy, light.task, job["split"])
@@ -240,7 +239,7 @@ class _Log:
             point |= {"seconds": round(self.seconds, 2)}
             self.curve.append({**point, **{n: round(v, 4) for n, v in figures.items()}})
         if self.tokens >= budget:
-            raise _Enough
+            raise _EnoughError
 
 
 def exact(policy: DiffusionPolicy, task: Task, split: Split) -> dict[str, float]:

@@ -3,12 +3,12 @@
     python benchmarks/noise_exact.py --name noise_exact     # a quarter of an hour of one core
     python benchmarks/noise_exact.py --steps 40             # a quick look
 
-Link × likelihood × baseline × c × replay. Vocabulary 3, four tokens, 81 responses, a table for a policy, α = 0.15, groups of 16; training
-goes through the library's own sampler, objective, weights, baselines and likelihoods
-(tests/oracles/convergence.py). Orders agree in the reference. The loss is always that of two
-antithetic ELBO views; what differs is what the weights compare policies by. Every arm has its own
-learning rate: the one of the least divergence on problems 0 to 4; the figures are those of
-problems 10 to 14, each with a reference, rewards and draws of its own.
+Link × likelihood × baseline × c × replay. Vocabulary 3, four tokens, 81 responses, a table for a
+policy, α = 0.15, groups of 16; training goes through the library's own sampler, objective, weights,
+baselines and likelihoods (tests/oracles/convergence.py). Orders agree in the reference. The loss
+is always that of four antithetic ELBO views; what differs is what the weights compare policies by.
+Every arm has its own learning rate: the one of the least divergence on problems 0 to 4; the figures
+are those of problems 10 to 14, each with a reference, rewards and draws of its own.
 """
 
 from __future__ import annotations
