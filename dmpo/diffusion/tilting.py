@@ -101,18 +101,27 @@ def group_advantages(
     *,
     leave_one_out: bool = False,
     scale_epsilon: float | None = None,
+    of_population: bool = False,
+    floor: float = 0.0,
 ) -> Float[Tensor, "B N"]:
-    """Return (r − mean) / (std + ε) over each group, the GRPO family's advantage.
+    """Return (r − mean) / max(std + ε, floor) over each group, the GRPO family's advantage.
 
     Args:
         rewards: r.
         leave_one_out: Take the mean of the other N − 1 rollouts, N at least 2.
-        scale_epsilon: ε added to the group's sample standard deviation; None: no division.
+        scale_epsilon: ε added to the group's standard deviation; None: no division.
+        of_population: The deviation over N rollouts, not N − 1.
+        floor: The least to divide by.
     """
     size = rewards.shape[-1]
     centred = rewards - rewards.mean(-1, keepdim=True)
+    # The mean of equal numbers, rounded, is not quite one of them.
+    is_flat = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    centred = centred.masked_fill(is_flat, 0.0)
     advantages = centred * size / (size - 1) if leave_one_out else centred
     if scale_epsilon is None:
         return advantages
-    deviation = rewards.std(-1, keepdim=True, correction=min(1, size - 1))
-    return advantages / (deviation + scale_epsilon)
+    correction = 0 if of_population else min(1, size - 1)
+    deviation = rewards.std(-1, keepdim=True, correction=correction)
+    divisor = (deviation + scale_epsilon).clamp(min=floor)
+    return advantages / torch.where(divisor > 0, divisor, torch.ones_like(divisor))

@@ -9,11 +9,11 @@ groups and the whole buffer instead of a device's rows, and padding is left out.
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -26,7 +26,12 @@ from dmpo.diffusion.losses import (
     k3_divergence,
 )
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import counted_coefficient, rollout_log_probs, view_log_probs
+from dmpo.likelihoods.base import (
+    Likelihood,
+    counted_coefficient,
+    rollout_log_probs,
+    view_log_probs,
+)
 from dmpo.objectives.base import Objective, ObjectiveParts
 from dmpo.objectives.metrics import real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
@@ -36,6 +41,7 @@ from dmpo.objectives.units import (
     reduced,
     total_weight,
     unit_log_probs,
+    unit_sizes,
     unit_weights,
 )
 from dmpo.policies.base import DiffusionPolicy
@@ -85,8 +91,11 @@ class FrozenViewsObjective(Objective, ABC):
     """Stores with each buffer the views of its updates and what π_v and π_ref say of them."""
 
     config: FrozenViewsConfig
-    level: ClassVar[Level]
-    """What the ratio is taken of."""
+
+    @property
+    @abstractmethod
+    def level(self) -> Level:
+        """What policies are compared by; a family names it as an attribute of its class."""
 
     def __init__(self, config: Any, parts: ObjectiveParts) -> None:
         """Keep the config and the parts.
@@ -113,10 +122,11 @@ class FrozenViewsObjective(Objective, ABC):
                 f"ratio_likelihood: {name} compares policies on the views of its loss, so one "
                 "of its own has no effect; leave it out."
             )
-        if self.level in ("view_token", "view") and not parts.likelihood.is_linear:
+        if self.level != "response" and not parts.likelihood.is_linear:
             raise ConfigError(
-                f"likelihood: {name} takes its ratio view by view, and this likelihood only has a "
-                "value of all views together; use another."
+                f"likelihood: {name} takes its ratio by tokens or views, and "
+                f"{type(parts.likelihood).__name__} only has a value of all views together; use "
+                "another, or objective espo."
             )
 
     @property
@@ -203,7 +213,6 @@ class FrozenViewsObjective(Objective, ABC):
         update: int,
     ) -> Batch:
         """Take the views of this update from the buffer; nothing is drawn."""
-        parts, rollouts = self.parts, experience.rollouts
         index = update % len(experience.views)
         views = experience.views[index]
         behaviour, reference = experience.behaviour_log_probs, experience.reference_log_probs
@@ -211,13 +220,12 @@ class FrozenViewsObjective(Objective, ABC):
         if advantages is None:
             advantages = experience.weights.values
             if experience.baseline_weights is not None:
-                advantages = advantages - parts.baseline.strength * experience.baseline_weights
-        scored = parts.likelihood.scored(rollouts.answer_mask)
+                advantages = advantages - self.parts.baseline.strength * experience.baseline_weights
         return batch_rows(
             experience,
             views,
             advantages,
-            num_tokens=total_weight(self.level, views, scored),
+            num_tokens=total_weight(self.level, views),
             behaviour_log_probs=behaviour[index] if behaviour else None,
             reference_log_probs=reference[index] if reference else None,
             metrics=real_weight_metrics(advantages, None, None),
@@ -228,8 +236,22 @@ class RatioObjective(FrozenViewsObjective, ABC):
     """− min(ρA, clip(ρ)·A) + β·divergence, over the units of a family."""
 
     config: RatioConfig
-    divides_by_length: ClassVar[bool] = False
-    """Whether log ρ is divided by the response's length (GSPO, 2507.18071)."""
+    divides_by_size: ClassVar[bool] = False
+    """Whether log ρ and the divergence are divided by the tokens of a unit (GSPO, 2507.18071)."""
+
+    def __init__(self, config: Any, parts: ObjectiveParts) -> None:
+        """Keep the config and the parts.
+
+        Raises:
+            ConfigError: If the parts ask for what this objective does not do.
+        """
+        super().__init__(config, parts)
+        if config.normalisation == "token" and _threshold(parts.likelihood) > 0:
+            raise ConfigError(
+                "objective.normalisation: which tokens clip_clean_state lets count depends on the "
+                "current policy, so a buffer has no fixed number of them; given 'token', accepted "
+                "are 'view', 'response' and 'canvas'."
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -241,31 +263,36 @@ class RatioObjective(FrozenViewsObjective, ABC):
     ) -> Float[Tensor, "S ..."]:
         """Return what is to be maximised, of each unit."""
         return clipped_surrogate(
-            log_ratio, advantages, **self._clip, dual_clip=self.config.dual_clip
+            log_ratio, advantages, **self.clip_range, dual_clip=self.config.dual_clip
         )
 
+    def clips(
+        self, log_ratio: Float[Tensor, "S ..."], advantages: Float[Tensor, "S ..."]
+    ) -> Bool[Tensor, "S ..."]:
+        """Return where the clip range takes the gradient away."""
+        return is_clipped(log_ratio, advantages, **self.clip_range)
+
     @property
-    def _clip(self) -> dict[str, float]:
+    def clip_range(self) -> dict[str, float]:
+        """How far below 1 and above 1 a ratio may go."""
         low, high = self.config.epsilon, self.config.epsilon_high
         return {"epsilon_low": low, "epsilon_high": low if high is None else high}
 
     def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
         """Return the surrogate and the divergence of a slice, by the whole buffer's counts."""
-        config, likelihood, views = self.config, self.parts.likelihood, batch.views
+        config, views = self.config, batch.views
         log_probs = view_log_probs(
             policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, views
         )
         # A token is counted by what the current policy says of it, whoever it is compared with.
         coefficient = counted_coefficient(views, log_probs)
         counted = Views(hidden=views.hidden, coefficient=coefficient)
-        scored = likelihood.scored(batch.answer_mask)
-        weights = unit_weights(self.level, views, scored, coefficient)
-        lengths = likelihood.lengths(batch.answer_mask).clamp(min=1).to(log_probs.device)
+        weights = unit_weights(self.level, coefficient)
+        lengths = self.parts.likelihood.lengths(batch.answer_mask)
+        sizes = unit_sizes(self.level, coefficient, lengths) if self.divides_by_size else None
 
-        def units(token_log_probs: Float[Tensor, "S R D"]) -> Float[Tensor, "S ..."]:
-            return unit_log_probs(
-                self.level, likelihood, token_log_probs.to(log_probs.device), counted
-            )
+        def per_token(values: Float[Tensor, "S ..."]) -> Float[Tensor, "S ..."]:
+            return values if sizes is None else values / sizes
 
         def mean(values: Float[Tensor, "S ..."]) -> Float[Tensor, ""]:
             return reduced(
@@ -277,30 +304,42 @@ class RatioObjective(FrozenViewsObjective, ABC):
                 length=batch.completions.shape[1],
             )
 
-        current = units(log_probs)
         stored = batch.behaviour_log_probs
-        behaviour = current.detach() if stored is None else units(stored)
-        log_ratio = current - behaviour
-        if self.divides_by_length:
-            log_ratio = log_ratio / lengths.reshape(-1, *(1,) * (log_ratio.dim() - 1))
-        advantages = batch.weights.to(log_probs.device)
+        behaviour = log_probs.detach() if stored is None else stored
+        difference = self._difference(log_probs, behaviour, counted)
+        log_ratio, advantages = per_token(difference), batch.weights.to(log_probs.device)
         loss = -mean(self.surrogate(log_ratio, advantages))
         kind = loss.dtype
         metrics = {
-            "clip_ratio": mean(is_clipped(log_ratio.detach(), advantages, **self._clip).to(kind)),
-            "outside_ratio": mean(is_outside(log_ratio.detach(), **self._clip).to(kind)),
+            "clip_ratio": mean(self.clips(log_ratio.detach(), advantages).to(kind)),
+            "outside_ratio": mean(is_outside(log_ratio.detach(), **self.clip_range).to(kind)),
         }
         if config.beta > 0:
-            other = behaviour
             if config.divergence_to == "reference":
-                other = units(_stored(batch.reference_log_probs))
-            divergences = _DIVERGENCES[config.divergence](current, other)
-            if self.level == "response":
-                divergences = divergences / lengths
-            divergence = mean(divergences)
+                reference = _stored(batch.reference_log_probs)
+                difference = self._difference(log_probs, reference, counted)
+            estimate = _DIVERGENCES[config.divergence]
+            divergence = mean(per_token(estimate(difference, torch.zeros_like(difference))))
             loss = loss + config.beta * divergence
             metrics["kl"] = divergence.detach()
         return LossOutput(loss=loss, metrics=metrics)
+
+    def _difference(
+        self,
+        log_probs: Float[Tensor, "S R D"],
+        other: Float[Tensor, "S R D"],
+        views: Views,
+    ) -> Float[Tensor, "S ..."]:
+        """Return log π_θ − log π' of each unit, in nats."""
+        likelihood, other = self.parts.likelihood, other.to(log_probs.device)
+        if likelihood.is_linear:
+            # Subtracted token by token, large sums do not cancel in float32.
+            return unit_log_probs(self.level, likelihood, log_probs - other, views)
+        return likelihood.log_ratio(log_probs, other, views)
+
+
+def _threshold(likelihood: Likelihood) -> float:
+    return float(getattr(likelihood.config, "clip_clean_state", 0.0))
 
 
 def _stored(log_probs: Float[Tensor, "S R D"] | None) -> Float[Tensor, "S R D"]:

@@ -15,7 +15,7 @@ __all__ = ["batch_rows"]
 def batch_rows(
     experience: Experience,
     views: Views,
-    weights: Float[Tensor, "B N"],
+    weights: Float[Tensor, "B N"] | Float[Tensor, "B N R"],
     *,
     num_tokens: float,
     behaviour_log_probs: Float[Tensor, "B N R D"] | None = None,
@@ -27,7 +27,7 @@ def batch_rows(
     Args:
         experience: The buffer.
         views: Views [B, N, R, …] of this step.
-        weights: Real weights, or advantages.
+        weights: Real weights, or advantages; of rollouts, or of each of their views.
         num_tokens: Completion tokens that count, over the whole buffer.
         behaviour_log_probs: Stored log π_v on these views, where the loss needs it.
         reference_log_probs: Stored log π_ref on these views, where the loss needs it.
@@ -41,7 +41,7 @@ def batch_rows(
         completions=rollouts.completions.flatten(0, 1),
         answer_mask=rollouts.answer_mask.flatten(0, 1),
         views=views.flatten_rows(),
-        weights=weights.flatten(),
+        weights=weights.flatten(0, 1),
         behaviour_log_probs=None if behaviour is None else behaviour.flatten(0, 1),
         reference_log_probs=None if reference is None else reference.flatten(0, 1),
         num_rows_in_buffer=rollouts.num_rows,

@@ -1,10 +1,11 @@
-"""What a probability ratio is taken of: tokens, views, or whole responses.
+"""What a probability ratio is taken of: tokens, views, draws, or whole responses.
 
 | level | units | log-probability of a unit | weight of a unit |
 | --- | --- | --- | --- |
 | token | [S, D] | Σ_r coefficient · log π: one per token | 1 where a token counts |
 | view_token | [S, R, D] | log π of one token in one view | its coefficient |
 | view | [S, R] | Σ_d coefficient · log π: a denoising step | 1 where the view scores anything |
+| draw | [S, R] | R times that: what one view says of the response | 1 |
 | response | [S] | what the likelihood makes of all views | 1 |
 """
 
@@ -13,15 +14,23 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dmpo.likelihoods.base import Likelihood, counted_coefficient
 from dmpo.records import Views
 
-__all__ = ["Level", "Normalisation", "reduced", "total_weight", "unit_log_probs", "unit_weights"]
+__all__ = [
+    "Level",
+    "Normalisation",
+    "reduced",
+    "total_weight",
+    "unit_log_probs",
+    "unit_sizes",
+    "unit_weights",
+]
 
-Level = Literal["token", "view_token", "view", "response"]
+Level = Literal["token", "view_token", "view", "draw", "response"]
 """See the module."""
 Normalisation = Literal["token", "response", "view", "canvas"]
 """What the sum over units is divided by; see :func:`reduced`."""
@@ -38,38 +47,52 @@ def unit_log_probs(
         return token_log_probs
     if level == "view":
         return likelihood.combine_views(token_log_probs, views)
+    if level == "draw":
+        # The coefficients carry the mean over views, 1/R.
+        return views.hidden.shape[-2] * likelihood.combine_views(token_log_probs, views)
     if level == "response":
         return likelihood.combine(token_log_probs, views)
     return (counted_coefficient(views, token_log_probs) * token_log_probs).sum(-2)
 
 
-def unit_weights(
-    level: Level,
-    views: Views,
-    answer_mask: Bool[Tensor, "*rows D"],
-    coefficient: Float[Tensor, "*rows R D"],
-) -> Float[Tensor, "*rows *units"]:
+def unit_weights(level: Level, coefficient: Float[Tensor, "*rows R D"]) -> Float[Tensor, "*rows u"]:
     """Return how much each unit counts.
 
     Args:
         level: What units are.
-        views: The views.
-        answer_mask: Which completion tokens count.
         coefficient: The views' own, or as far as the tokens are probable enough.
     """
     if level == "view_token":
         return coefficient
-    if level == "view":
-        return (coefficient != 0).any(-1).float()
+    if level == "draw":
+        return torch.ones_like(coefficient[..., 0])
     if level == "response":
-        return coefficient.new_ones(coefficient.shape[:-2])
-    counts = (views.coefficient != 0).any(-2).to(coefficient.device)
-    return (counts & answer_mask.to(coefficient.device)).float()
+        return torch.ones_like(coefficient[..., 0, 0])
+    return (coefficient != 0).any(-1 if level == "view" else -2).to(coefficient.dtype)
 
 
-def total_weight(level: Level, views: Views, answer_mask: Bool[Tensor, "*rows D"]) -> float:
+def unit_sizes(
+    level: Level, coefficient: Float[Tensor, "S R D"], lengths: Int[Tensor, " S"]
+) -> Float[Tensor, "S ..."]:
+    """Return how many tokens each unit is about, at least 1: [S, R] for views, else as lengths.
+
+    Args:
+        level: What units are.
+        coefficient: See :func:`unit_weights`.
+        lengths: D, the tokens of each response that count.
+    """
+    if level == "view":
+        return (coefficient != 0).sum(-1).clamp(min=1).to(coefficient.dtype)
+    if level == "draw":
+        return lengths.clamp(min=1).to(coefficient).unsqueeze(-1)
+    if level == "response":
+        return lengths.clamp(min=1).to(coefficient)
+    return coefficient.new_ones(())
+
+
+def total_weight(level: Level, views: Views) -> float:
     """Return the weight of all units of a buffer."""
-    return float(unit_weights(level, views, answer_mask, views.coefficient).double().sum())
+    return float(unit_weights(level, views.coefficient).double().sum())
 
 
 def reduced(

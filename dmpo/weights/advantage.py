@@ -25,23 +25,39 @@ class AdvantageConfig(PluginConfig):
     centre: Literal["mean", "leave_one_out"] = Field(
         "mean", description="Mean of the group, or of the other rollouts."
     )
-    scale: Literal["none", "std"] = Field(
-        "none", description="Divide by the group's standard deviation, or not."
+    scale: Literal["none", "std", "population_std"] = Field(
+        "none",
+        description="Divide by the group's standard deviation, or not; population_std divides its "
+        "sum of squares by N, not N − 1.",
     )
     epsilon: float = Field(
-        _EPSILON, gt=0, description="Added to the standard deviation (scale: std)."
+        _EPSILON, ge=0, description="Added to the standard deviation, where it is divided by."
+    )
+    floor: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="The least to divide by, so that a small spread is not blown up.",
     )
 
     @model_validator(mode="after")
-    def _check_epsilon(self) -> AdvantageConfig:
-        if self.scale == "none" and self.epsilon != _EPSILON:
-            raise ValueError(f"epsilon = {self.epsilon} has no effect without scale: std")
+    def _check_scale(self) -> AdvantageConfig:
+        if self.scale != "none":
+            return self
+        for name, default in (("epsilon", _EPSILON), ("floor", 0.0)):
+            if (given := getattr(self, name)) != default:
+                raise ValueError(
+                    f"{name} = {given} has no effect without scale: std or population_std"
+                )
         return self
 
 
 @final
 class AdvantageWeights(WeightEstimator):
-    """A = (r − mean) / (std + ε) over each group; sums to 0, so no baseline goes with it."""
+    """A = (r − mean) / max(std + ε, floor) in each group, 0 in one without spread.
+
+    It sums to 0, so no baseline goes with it.
+    """
 
     Config: ClassVar[type[PluginConfig]] = AdvantageConfig
     has_link = False
@@ -91,7 +107,9 @@ class AdvantageWeights(WeightEstimator):
         values = group_advantages(
             rewards,
             leave_one_out=leave_one_out,
-            scale_epsilon=config.epsilon if config.scale == "std" else None,
+            scale_epsilon=None if config.scale == "none" else config.epsilon,
+            of_population=config.scale == "population_std",
+            floor=config.floor,
         )
         return Weights(
             values=values,
