@@ -8,7 +8,7 @@ import torch
 
 from dmpo.errors import ConfigError, DataError
 from dmpo.records import Example, Rollouts
-from dmpo.registry import POLICIES, REWARDS, SAMPLERS, TASKS
+from dmpo.registry import POLICIES, SAMPLERS
 from tests.cli.command import assert_one_line, dmpo
 
 SCRATCH = {"d_model": 16, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 24}
@@ -79,19 +79,6 @@ def test_completion_that_is_none_is_named_with_its_prompt(example: Example, mess
 def test_settings_without_effect_or_sense_are_refused(settings, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SAMPLERS.build("given", {"gen_length": 4, **settings})
-
-
-def test_order_is_the_reward_from_one_to_zero() -> None:
-    rollouts = sampled([pair(), pair()], columns=["chosen", "rejected"])
-    rewards = REWARDS.build("given_order").score(rollouts, TASKS.build("digit_sum"))
-    assert rewards.total.tolist() == [[1, 0], [1, 0]]
-    three = sampled(
-        [Example(prompt="1=", columns={"a": "1", "b": "2", "c": "3"})],
-        num_rollouts=3,
-        columns=["a", "b", "c"],
-    )
-    total = REWARDS.build("given_order").score(three, TASKS.build("digit_sum")).total
-    assert total.tolist() == [[1, 0.5, 0]]
 
 
 PAIRS = (
