@@ -176,6 +176,10 @@ class Views:
         """Return the views of some rows; needs the flattened form [S, R, …]."""
         return self._each(lambda value: value[rows])
 
+    def some(self, views: slice) -> Views:
+        """Return some of the views of every row; needs the flattened form [S, R, …]."""
+        return self._each(lambda value: value[:, views])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
         prompt, always = self.prompt_hidden, self.always
         return replace(
@@ -310,10 +314,35 @@ class Batch:
         share = self.share_kept * len(rows) / max(1, self.num_rows)
         return replace(self.rows(rows), share_kept=share)
 
-    def split(self, num_rows: int) -> Sequence[Batch]:
-        """Cut into slices of at most ``num_rows`` rows."""
+    def split(self, num_rows: int, num_views: int | None = None) -> Sequence[Batch]:
+        """Cut into slices of at most ``num_rows`` rows.
+
+        Args:
+            num_rows: At least 1.
+            num_views: Cut the views of the rows apart, too, for losses that are sums over them.
+        """
         starts = range(0, self.num_rows, num_rows)
-        return [self.rows(slice(start, start + num_rows)) for start in starts]
+        slices = [self.rows(slice(start, start + num_rows)) for start in starts]
+        if num_views is None:
+            return slices
+        starts = range(0, self.views.hidden.shape[1], num_views)
+        return [
+            piece._some_views(slice(start, start + num_views))
+            for piece in slices
+            for start in starts
+        ]
+
+    def _some_views(self, views: slice) -> Batch:
+        behaviour, reference = self.behaviour_log_probs, self.reference_log_probs
+        targets, weights = self.view_targets, self.weights
+        return replace(
+            self,
+            views=self.views.some(views),
+            weights=weights if weights.dim() == 1 else weights[:, views],
+            behaviour_log_probs=None if behaviour is None else behaviour[:, views],
+            reference_log_probs=None if reference is None else reference[:, views],
+            view_targets=None if targets is None else targets[:, views],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

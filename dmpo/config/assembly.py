@@ -141,6 +141,12 @@ def build_objective(
             "weight 0, too (a divergence or a square of its own), so none may be skipped; leave it "
             "at 0, or set objective.beta to 0 where there is one."
         )
+    if config.training.micro_batch_views is not None and not built.is_sum_over_views:
+        raise ConfigError(
+            f"training.micro_batch_views: the loss of {config.objective.name} with these parts is "
+            "no sum over views, so the views of a rollout stay together; leave it out, or make "
+            "training.micro_batch_rows smaller."
+        )
     return built
 
 

@@ -74,6 +74,11 @@ class Objective(ABC):
     def needs_reference(self) -> bool:
         """Whether the policy must offer π_ref."""
 
+    @property
+    def is_sum_over_views(self) -> bool:
+        """Whether the loss is a sum over views, so that a row's views may be cut apart."""
+        return False
+
     @abstractmethod
     def prepare(
         self,

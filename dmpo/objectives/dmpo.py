@@ -82,6 +82,11 @@ class DmpoObjective(Objective):
         return self.parts.weights.needs_reference
 
     @property
+    def is_sum_over_views(self) -> bool:
+        """Whether the likelihood is linear."""
+        return self.parts.likelihood.is_linear
+
+    @property
     def _follows_model(self) -> bool:
         """Whether log p_θ − log p_v is ever more than 0, where a baseline asks for it."""
         return self.parts.baseline.needs_model_log_ratio and not self.parts.is_on_policy

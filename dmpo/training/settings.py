@@ -67,6 +67,11 @@ class TrainingSettings(OptimizationSettings):
         description="Rollouts per forward and backward pass, at most; null: the whole buffer. "
         "Changes memory and speed; the result only by rounding and by where dropout falls.",
     )
+    micro_batch_views: PositiveInt | None = Field(
+        None,
+        description="Views of a rollout per forward and backward pass, at most, where the loss is "
+        "a sum over views: then memory does not grow with their number; null: all of them.",
+    )
     rows_per_forward: PositiveInt = Field(
         128, description="Rollouts per forward pass where no gradient is taken, at most."
     )

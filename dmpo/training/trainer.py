@@ -291,7 +291,8 @@ class Trainer:
             batch = batch.kept(batch.weight_sizes >= settings.skip_below)
         dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
         with self._meter.phase("loss"), seeded_dropout(dropout_seed, policy.device):
-            slices = batch.split(settings.micro_batch_rows or max(1, batch.num_rows))
+            num_rows = settings.micro_batch_rows or max(1, batch.num_rows)
+            slices = batch.split(num_rows, settings.micro_batch_views)
             losses = self._engine.backward(slices, functools.partial(objective.loss, policy))
         return batch, losses
 

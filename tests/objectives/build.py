@@ -47,11 +47,17 @@ def diffu_grpo(likelihood: Likelihood, *, updates: int = 4, **settings: Any) -> 
     return DiffuGrpoObjective(DiffuGrpoConfig(**settings), chosen)
 
 
-def gradient(objective, policy: DiffusionPolicy, batch: Batch, num_rows: int | None = None):
-    """Return loss and gradient of a batch, taken in slices of ``num_rows``."""
+def gradient(
+    objective,
+    policy: DiffusionPolicy,
+    batch: Batch,
+    num_rows: int | None = None,
+    num_views: int | None = None,
+):
+    """Return loss and gradient of a batch, in slices of ``num_rows`` and ``num_views``."""
     policy.module.zero_grad(set_to_none=True)
     total = 0.0
-    for piece in batch.split(num_rows or batch.num_rows):
+    for piece in batch.split(num_rows or batch.num_rows, num_views):
         output = objective.loss(policy, piece)
         output.loss.backward()
         total += output.loss.item()

@@ -63,6 +63,19 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(baseline, num_rows):
     assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-9)
 
 
+@given(st.integers(1, 8), st.integers(1, 4))
+def test_loss_and_gradient_do_not_depend_on_how_views_are_cut_apart(num_rows, num_views):
+    policy, objective = moved_policy(), dmpo(ELBO)
+    assert objective.is_sum_over_views
+    experience = objective.prepare(policy, *two_groups(), rng())
+    move(policy, 9)
+    batch = objective.draw(policy, experience, rng(3), update=1)
+    whole, gradients = gradient(objective, policy, batch)
+    cut, pieces = gradient(objective, policy, batch, num_rows, num_views)
+    assert cut == pytest.approx(whole)
+    assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-9)
+
+
 @pytest.mark.parametrize("baseline", baselines)
 @given(st.integers(1, 9))
 def test_experience_does_not_depend_on_the_rows_per_forward(baseline, rows):
