@@ -135,3 +135,22 @@ def test_baselines_are_refused_where_weights_have_no_link(name):
     weights = estimator.estimate(rewards, None)
     with pytest.raises(ConfigError, match="centred already"):
         BASELINES[name].weights(estimator, rewards, None, weights, rewards)
+
+
+@given(matrices, st.floats(-3, 3))
+def test_linear_weights_of_the_full_step_with_the_model_baseline_know_no_behaviour_policy(
+    values, shift
+):
+    """So an old buffer serves without any ratio: log p_v cancels."""
+    rewards, reference, model = values
+    reals = [
+        real_weights(
+            ESTIMATORS["linear"],
+            BASELINES["model"],
+            rewards,
+            ratio(reference - behaviour),
+            model - behaviour,
+        )
+        for behaviour in (torch.zeros_like(model), shift * values[0].flip(-1))
+    ]
+    assert torch.allclose(reals[0], reals[1], atol=1e-9)
