@@ -1,8 +1,9 @@
 """Which completion tokens are hidden: random subsets of the tokens that count.
 
-Two ways to draw them, never mixed: by *count* (m uniform on 0..D, then a uniformly random set of
-that size) and by *rate* (t uniform, then every token by itself with probability t). Both make m
-uniform on 0..D; the second with a squeezed t is what the official code does.
+Three ways to draw them, never mixed: by *count* (m uniform on 0..D, then a uniformly random set of
+that size), by *rate* (t uniform, then every token by itself with probability t) and by *quadrature*
+(a set of a given size). The first two make m uniform on 0..D; the second with a squeezed t is what
+the official code does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from torch import Tensor
 from dmpo.errors import ConfigError
 
 __all__ = [
+    "bernoulli_masks",
+    "context_masks",
     "count_masks",
     "mask_counts",
+    "quadrature_counts",
     "random_subsets",
     "rate_masks",
     "uniform_levels",
@@ -87,6 +91,46 @@ def random_subsets(
     noise = noise.masked_fill(~scored.unsqueeze(-2), 2.0)
     ranks = noise.argsort(dim=-1).argsort(dim=-1)
     return ranks < counts.unsqueeze(-1)
+
+
+def bernoulli_masks(
+    scored: Bool[Tensor, "*rows D"], rates: Float[Tensor, "*rows R"], generator: torch.Generator
+) -> Bool[Tensor, "*rows R D"]:
+    """Return, for each rate t, a set that holds each scored token by itself with probability t."""
+    shape = (*rates.shape, scored.shape[-1])
+    noise = torch.rand(shape, generator=generator, dtype=rates.dtype, device=generator.device)
+    hidden = noise < rates.unsqueeze(-1).to(noise.device)
+    return hidden.to(scored.device) & scored.unsqueeze(-2)
+
+
+def context_masks(
+    real: Bool[Tensor, "*rows C"], num_draws: int, rate: float, generator: torch.Generator
+) -> Bool[Tensor, "*rows R C"]:
+    """Return R sets of context tokens (a prompt's), each token hidden with probability ``rate``.
+
+    Args:
+        real: Tokens that may be hidden: padding may not.
+        num_draws: R, at least 1.
+        rate: Probability in [0, 1).
+        generator: The source of randomness.
+    """
+    shape = (*real.shape[:-1], num_draws, real.shape[-1])
+    noise = torch.rand(shape, generator=generator, device=generator.device)
+    return (noise < rate).to(real.device) & real.unsqueeze(-2)
+
+
+def quadrature_counts(
+    lengths: Int[Tensor, "*rows"], nodes: Float[Tensor, " R"]
+) -> Int[Tensor, "*rows R"]:
+    """Return how many tokens a quadrature over the mask rate hides: t·D, rounded, in 1..D.
+
+    Args:
+        lengths: D, the number of tokens that count, of each row.
+        nodes: Rates t in [0, 1].
+    """
+    longest = lengths.unsqueeze(-1)
+    counts = (nodes.to(lengths.device) * longest).round().long().clamp(min=1)
+    return torch.minimum(counts, longest)
 
 
 def with_complements(
@@ -166,9 +210,10 @@ def rate_masks(
     rates = uniform_levels(scored.shape[:-1], free, generator, stratified=stratified)
     if squeeze:
         rates = SQUEEZED_RATE + (1 - SQUEEZED_RATE) * rates
-    shape = (*rates.shape, scored.shape[-1])
-    noise = torch.rand(shape, generator=generator, dtype=rates.dtype, device=generator.device)
-    hidden = (noise < rates.unsqueeze(-1)).to(scored.device) & scored.unsqueeze(-2)
+    elif antithetic and stratified:
+        # A pair covers t and 1 − t, so strata over the smaller half of the rates cover all of them.
+        rates = rates / 2
+    hidden = bernoulli_masks(scored, rates, generator)
     return with_complements(hidden, scored) if antithetic else hidden
 
 

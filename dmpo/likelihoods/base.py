@@ -44,9 +44,9 @@ class Likelihood(ABC):
 
     Config: ClassVar[type[LikelihoodConfig]]
 
-    is_exact: ClassVar[bool]
+    is_exact: bool
     """Whether log-ratios from this estimator carry no Monte-Carlo noise."""
-    needs_path: ClassVar[bool]
+    needs_path: bool
     """Whether rollouts must carry the path they were made along (``Sampler.records_path``)."""
     is_linear: ClassVar[bool] = True
     """Whether ``combine`` is a sum over tokens, so that differences may be combined."""
@@ -97,10 +97,14 @@ class Likelihood(ABC):
         other_log_probs: Float[Tensor, "*rows R D"],
         views: Views,
     ) -> Float[Tensor, "*rows"]:
-        """Return log p − log p' from the token log-probabilities of two policies, in nats."""
+        """Return log p − log p' from the token log-probabilities of two policies, in nats.
+
+        Where views have a threshold, tokens count by what the first policy says of them.
+        """
         if self.is_linear:
             # Subtracted token by token, large sums do not cancel in float32.
-            return self.combine(token_log_probs - other_log_probs, views)
+            coefficient = counted_coefficient(views, token_log_probs)
+            return (coefficient * (token_log_probs - other_log_probs)).sum(dim=(-2, -1))
         return self.combine(token_log_probs, views) - self.combine(other_log_probs, views)
 
     def scored(self, answer_mask: Bool[Tensor, "*rows D"]) -> Bool[Tensor, "*rows D"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from dmpo.diffusion.masking import context_masks
 from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
 from dmpo.records import Rollouts, Views, expand_rows
 
@@ -53,9 +54,8 @@ class MeanFieldLikelihood(Likelihood):
         if self.is_deterministic:
             return None
         real = expand_rows(rollouts.prompts.attention_mask, rollouts.num_rollouts)
-        noise = torch.rand(real.shape, generator=generator, device=generator.device)
-        hidden = (noise < self.config.prompt_mask).to(real.device) & real
-        return hidden.reshape(rollouts.num_prompts, rollouts.num_rollouts, 1, -1)
+        real = real.reshape(rollouts.num_prompts, rollouts.num_rollouts, -1)
+        return context_masks(real, 1, self.config.prompt_mask, generator)
 
     def standard_error(
         self,
