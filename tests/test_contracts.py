@@ -425,5 +425,11 @@ def with_default_parts(name: str) -> Any:
             ratio_likelihood=built["likelihood"],
             updates_per_buffer=2,
             rows_per_forward=4,
+            score=rewarded_for_ones,
         ),
     )
+
+
+def rewarded_for_ones(rollouts: Rollouts) -> Rewards:
+    total = torch.tensor([number_of_ones(texts) for texts in rollouts.texts])
+    return Rewards(total=total, components={})

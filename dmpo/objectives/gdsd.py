@@ -134,11 +134,12 @@ def draw_estimates(
     """Return what each independent draw of a linear likelihood says of the response, in nats.
 
     A draw is one random subset or, of antithetic ones, a subset with its complement, in which every
-    token stands once. Of a likelihood whose views are parts of one estimate, J is 1.
+    token stands once. Of a likelihood whose views are parts of one estimate (a path's steps, the
+    nodes of a quadrature), J is 1.
     """
     of_views = likelihood.combine_views(token_log_ratios, views)
     config = likelihood.config
-    if not isinstance(config, ElboConfig):
+    if not isinstance(config, ElboConfig) or config.masking == "quadrature":
         return of_views.sum(dim=-1, keepdim=True)
     estimates = of_views * of_views.shape[-1]
     if config.antithetic:

@@ -94,6 +94,11 @@ class VrpoObjective(Objective):
         """Always."""
         return True
 
+    @property
+    def is_sum_over_views(self) -> bool:
+        """Whether the likelihood is linear."""
+        return self.parts.likelihood.is_linear
+
     def prepare(
         self,
         policy: DiffusionPolicy,

@@ -6,8 +6,9 @@ against all of its group by the exponential of its reward, and learnt from where
 The released code centres rewards in the numerator of its weights alone, over the rollouts of all
 prompts, so negative weights outweigh positive ones by e^(2m), m the mean reward. Here both are
 softmaxes over the texts of one prompt, so they sum to the same; nothing behind a text's first EOS
-is scored, unless the likelihood says so. There is no ratio: a buffer used several times keeps the
-states, texts and weights it was made with.
+is scored, unless the likelihood says so. The likelihood gives the states; how it weighs them is of
+no consequence. There is no ratio: a buffer used several times keeps the states, texts and weights
+it was made with. The authors take 16 of 128 steps.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Wd1ppObjective(Objective):
 
     Config: ClassVar[type[PluginConfig]] = Wd1ppConfig
     default_parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "likelihood": {"name": "trace"},
+        "likelihood": {"name": "trace", "steps": "sampled", "num_views": 4, "correct": False},
         "weights": {"name": "advantage"},
         "baseline": {"name": "none"},
     }
@@ -87,6 +88,11 @@ class Wd1ppObjective(Objective):
     def ignores_weightless_rows(self) -> bool:
         """Whether there is no divergence."""
         return self.config.beta == 0
+
+    @property
+    def is_sum_over_views(self) -> bool:
+        """Always: every state is learnt from by itself."""
+        return True
 
     def prepare(
         self,
@@ -170,20 +176,19 @@ class Wd1ppObjective(Objective):
         update: int,  # noqa: ARG002
     ) -> Batch:
         """Take states, texts and weights from the buffer; nothing is drawn."""
-        views, weights = experience.views[0], experience.view_weights
+        weights, texts = experience.view_weights, experience.view_targets
+        if weights is None or texts is None:
+            raise ConfigError("experience: wd1pp needs the texts and weights it prepared.")
         behaviour, reference = experience.behaviour_log_probs, experience.reference_log_probs
         batch = batch_rows(
             experience,
-            views,
-            experience.weights.values,
-            num_tokens=float((views.coefficient != 0).sum()),
+            experience.views[0],
+            weights,
+            num_tokens=float(weights.numel()),
             behaviour_log_probs=behaviour[0] if behaviour else None,
             reference_log_probs=reference[0] if reference else None,
         )
-        texts = experience.view_targets
-        if weights is None or texts is None:
-            raise ConfigError("experience: wd1pp needs the texts and weights it prepared.")
-        return replace(batch, weights=weights.flatten(0, 1), view_targets=texts.flatten(0, 1))
+        return replace(batch, view_targets=texts.flatten(0, 1))
 
     def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
         """Return the loss of a slice of rows over the states of the buffer."""
@@ -202,7 +207,7 @@ class Wd1ppObjective(Objective):
         if self.config.confidence:
             stored = batch.behaviour_log_probs
             confidence = (log_probs.detach() if stored is None else stored).exp().to(scored.device)
-        num_states = batch.num_rows_in_buffer * views.hidden.shape[-2]
+        num_states = batch.num_tokens_in_buffer  # what is counted here are states
         of_states = (coefficient * confidence * log_probs).sum(dim=-1)
         weights = batch.weights.to(log_probs.device)
         loss = -(weights * of_states).sum() / num_states

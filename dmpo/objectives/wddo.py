@@ -193,7 +193,7 @@ class WddoObjective(Objective):
         half = num_views // 2 if self._is_doubled else num_views
         real, fake = (
             self.parts.likelihood.log_ratio(
-                log_probs[:, part], behaviour[:, part], _part(views, part)
+                log_probs[:, part], behaviour[:, part], views.some(part)
             )
             for part in (slice(half), slice(num_views - half, None))
         )
@@ -222,15 +222,3 @@ def _side_by_side(first: Views, second: Views) -> Views:
 
 def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second], dim=-2)
-
-
-def _part(views: Views, part: slice) -> Views:
-    """Return some of the views of each row."""
-    prompt, always = views.prompt_hidden, views.always
-    return replace(
-        views,
-        hidden=views.hidden[..., part, :],
-        coefficient=views.coefficient[..., part, :],
-        prompt_hidden=None if prompt is None else prompt[..., part, :],
-        always=None if always is None else always[..., part, :],
-    )

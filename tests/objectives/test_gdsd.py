@@ -20,6 +20,7 @@ from tests.oracles.tabular import TabularPolicy, random_table
 
 PAIRS = ElboLikelihood(ElboConfig(num_views=4))
 SINGLE = ElboLikelihood(ElboConfig(num_views=4, antithetic=False, stratified=False))
+NODES = ElboLikelihood(ElboConfig(num_views=3, masking="quadrature"))
 EXHAUSTIVE = ExhaustiveLikelihood(LikelihoodConfig())
 LEAVE_ONE_OUT = ("advantage", {"centre": "leave_one_out"})
 
@@ -50,7 +51,9 @@ def naive(now, before, reference, batch, *, psi: float, beta: float):
     return total / len(now) / batch.num_rows
 
 
-@pytest.mark.parametrize(("likelihood", "num_draws"), [(PAIRS, 2), (SINGLE, 4), (EXHAUSTIVE, 1)])
+@pytest.mark.parametrize(
+    ("likelihood", "num_draws"), [(PAIRS, 2), (SINGLE, 4), (NODES, 1), (EXHAUSTIVE, 1)]
+)
 def test_loss_and_gradient_are_those_of_plain_python(likelihood, num_draws) -> None:
     policy, objective = moved_policy(), gdsd(likelihood, psi=1.5, beta=0.3)
     experience = objective.prepare(policy, *two_groups(), rng())

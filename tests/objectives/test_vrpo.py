@@ -101,14 +101,15 @@ def test_groups_without_spread_give_nothing() -> None:
     assert batch.metrics["pairs"] == 0
 
 
-@given(st.integers(1, 8))
-def test_loss_and_gradient_do_not_depend_on_the_cut(num_rows: int) -> None:
+@given(st.integers(1, 8), st.integers(1, 8))
+def test_loss_and_gradient_do_not_depend_on_the_cut(num_rows: int, num_views: int) -> None:
     policy, objective = moved_policy(), vrpo(ELBO, pairs="all")
     experience = objective.prepare(policy, *two_groups(), rng())
     move(policy)
     batch = objective.draw(policy, experience, rng(), update=1)
     whole, gradients = gradient(objective, policy, batch)
-    cut, pieces = gradient(objective, policy, batch, num_rows)
+    assert objective.is_sum_over_views
+    cut, pieces = gradient(objective, policy, batch, num_rows, num_views)
     assert cut == pytest.approx(whole)
     assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-9)
 

@@ -147,14 +147,15 @@ def test_equal_rewards_of_all_texts_give_no_gradient() -> None:
     assert torch.allclose(gradients["logits"], torch.zeros(()).double(), atol=1e-9)
 
 
-@given(st.integers(1, 6))
-def test_loss_and_gradient_do_not_depend_on_the_cut(num_rows: int) -> None:
+@given(st.integers(1, 6), st.integers(1, 8))
+def test_loss_and_gradient_do_not_depend_on_the_cut(num_rows: int, num_views: int) -> None:
     policy, objective = moved_policy(), wd1pp()
     experience = objective.prepare(policy, *buffer(policy), rng())
     move(policy)
     batch = objective.draw(policy, experience, rng(), update=1)
     whole, gradients = gradient(objective, policy, batch)
-    cut, pieces = gradient(objective, policy, batch, num_rows)
+    assert objective.is_sum_over_views
+    cut, pieces = gradient(objective, policy, batch, num_rows, num_views)
     assert cut == pytest.approx(whole)
     assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-9)
 
