@@ -126,3 +126,20 @@ def test_run_measures_drift_and_counts_it_to_nothing(tmp_path: Path, alpha: floa
     for one, other in zip(lines["plain"], lines["measured"], strict=True):
         for name in ("loss/total", "tokens/model_total", "flops/total", "reward/mean"):
             assert one[name] == other[name]
+
+
+def test_resumed_run_repeats_what_was_measured_before_it_stopped(tmp_path: Path) -> None:
+    def settings(num_steps: int):
+        return small_settings(num_steps=num_steps, measure_drift_every=4)
+
+    small_trainer(tmp_path / "whole", settings(8)).train()
+    path = small_trainer(tmp_path / "cut", settings(6)).train().checkpoint
+    trainer = small_trainer(tmp_path / "cut", settings(8))
+    trainer.restore(path)
+    trainer.train()
+    whole, cut = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open(encoding="utf-8")]
+        for name in ("whole", "cut")
+    )
+    for name in ("drift/kl_reference", "drift/elbo_gap", "flops/total"):
+        assert [line[name] for line in cut] == [line[name] for line in whole]
