@@ -12,7 +12,7 @@ from typing import TextIO
 
 import typer
 
-from dmpo.cli import config, evaluate, export, generate, plugins, sft, train, version
+from dmpo.cli import compare, config, evaluate, export, generate, plugins, sft, train, version
 from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug, show_help
 from dmpo.errors import DmpoError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("train", context_settings=SETTINGS_CONTEXT)(train.train)
 app.command("sft", context_settings=SETTINGS_CONTEXT)(sft.sft)
 app.command("eval", context_settings=SETTINGS_CONTEXT)(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("generate", context_settings=SETTINGS_CONTEXT)(generate.generate)
 app.command("export")(export.export)
 app.add_typer(config.app, name="config")

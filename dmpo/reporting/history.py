@@ -1,0 +1,157 @@
+"""What a run directory says about a run: its figures by step, its evaluations, how it ended."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dmpo.errors import DataError, reading_failure
+from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.saved import read_tables
+from dmpo.evaluation.table import evaluation_record
+from dmpo.files import read_lines
+from dmpo.training.events import StopReason
+from dmpo.training.settings import TrainingSettings
+
+__all__ = ["AXES", "RunHistory", "read_history", "reason_of_end"]
+
+AXES: Final[Mapping[str, str]] = {
+    "steps": "gradient steps",
+    "model_tokens": "model tokens",
+    "flops": "model FLOPs",
+    "seconds": "seconds of training",
+}
+"""What curves are drawn against, and its name in words."""
+
+_AXIS_METRICS: Final[Mapping[str, str]] = {
+    "model_tokens": "tokens/model_total",
+    "flops": "flops/total",
+    "seconds": "time/total",
+}
+
+Points = Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHistory:
+    """The numbers that a run has written so far."""
+
+    metrics: Mapping[str, Points]
+    """Of metrics.jsonl: by name, the value at each step that has a finite one."""
+    evaluations: Mapping[str, Points]
+    """Of evaluation.json: ``headline``, ``distinct_right`` and ``evaluation/<name>`` by step."""
+    headline: str
+    """Name of the evaluation's first figure; empty without an evaluation."""
+    last_step: int
+    """Gradient steps taken, 0 at the beginning."""
+
+    def points(self, name: str) -> Points:
+        """Return a metric by step; nothing if the run has none of this name."""
+        return self.evaluations.get(name, self.metrics.get(name, {}))
+
+    def axis(self, name: str) -> Points:
+        """Return the position on an axis of :data:`AXES` of each step; nothing if not logged."""
+        if name == "steps":
+            return {step: float(step) for step in range(self.last_step + 1)}
+        positions = self.metrics.get(_AXIS_METRICS[name], {})
+        return {0: 0.0, **positions} if positions else {}
+
+    def cost(self, axis: str) -> float | None:
+        """Return how far along an axis the run has come; None if that was not logged."""
+        return self.axis(axis).get(self.last_step)
+
+    def final(self, name: str) -> float | None:
+        """Return the last value of a metric; None if there is none."""
+        points = self.points(name)
+        return points[max(points)] if points else None
+
+
+def read_history(run: Path) -> RunHistory:
+    """Return what a run directory holds; an empty history if the run has not begun.
+
+    A last line that is being written this moment is left out.
+
+    Raises:
+        DataError: If a file of the run cannot be read or is not what was written.
+    """
+    metrics: dict[str, dict[int, float]] = {}
+    last_step = 0
+    for record in _lines(run / "metrics.jsonl"):
+        last_step = int(record["step"])
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                metrics.setdefault(name, {})[last_step] = float(value)
+    evaluations: dict[str, dict[int, float]] = {}
+    tables = read_tables(run)
+    for heading, result in tables.items():
+        step = int(heading.removeprefix("step "))
+        for name, value in _evaluation_figures(result).items():
+            evaluations.setdefault(name, {})[step] = value
+    headline = next((result.headline for result in tables.values()), "")
+    return RunHistory(
+        metrics=metrics, evaluations=evaluations, headline=headline, last_step=last_step
+    )
+
+
+def reason_of_end(history: RunHistory, settings: TrainingSettings) -> StopReason | None:
+    """Return which limit a run has reached, its last evaluation made; None: it has to go on.
+
+    Args:
+        history: What the run wrote.
+        settings: The run's, its limits among them.
+    """
+    step = history.last_step
+    if step == 0 or step not in history.evaluations.get("headline", {}):
+        return None
+    if step >= settings.num_steps:
+        return "num_steps"
+    if step % settings.updates_per_buffer:
+        return None
+    if _has_reached(history.cost("model_tokens"), settings.max_model_tokens):
+        return "max_model_tokens"
+    if _has_reached(history.cost("flops"), settings.max_model_flops):
+        return "max_model_flops"
+    if _has_reached(history.cost("seconds"), settings.max_seconds):
+        return "max_seconds"
+    return None
+
+
+def _has_reached(value: float | None, limit: float | None) -> bool:
+    return value is not None and limit is not None and value >= limit
+
+
+def _evaluation_figures(result: EvaluationResult) -> dict[str, float]:
+    record = evaluation_record(result)
+    figures = {f"evaluation/{name}": figure.mean for name, figure in result.figures.items()}
+    others = {
+        f"evaluation/{name}": float(value)
+        for name, value in record.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    passes = {f"evaluation/pass@{k}": f["mean"] for k, f in record.get("pass_at", {}).items()}
+    distinct = {} if result.distinct_right is None else {"distinct_right": result.distinct_right}
+    return {**others, **figures, **passes, **distinct, "headline": result.score}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    records = []
+    try:
+        lines = read_lines(path)
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                int(record["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):
+                    break
+                raise DataError(f"{path}: line {number} is no line of a run ({error}).") from None
+            records.append(record)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {reading_failure(error)}.") from None
+    return records
