@@ -78,11 +78,11 @@ def log_ratio_metrics(
 
 
 def real_weight_metrics(
-    real: Float[Tensor, "B N"],
+    real: Float[Tensor, "B N ..."],
     model_baseline: Float[Tensor, "B N"] | None,
     model_log_ratio: Float[Tensor, "B N"] | None,
 ) -> dict[str, float]:
-    """Describe the weights that one step uses."""
+    """Describe the weights that one step uses, one of each rollout or of each of its views."""
     metrics = {
         "real_weight_min": float(real.min()),
         "real_weight_max": float(real.max()),

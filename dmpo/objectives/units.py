@@ -55,7 +55,7 @@ def unit_log_probs(
     return (counted_coefficient(views, token_log_probs) * token_log_probs).sum(-2)
 
 
-def unit_weights(level: Level, coefficient: Float[Tensor, "*rows R D"]) -> Float[Tensor, "*rows u"]:
+def unit_weights(level: Level, coefficient: Float[Tensor, "*rows R D"]) -> Float[Tensor, " ..."]:
     """Return how much each unit counts.
 
     Args:
@@ -73,7 +73,7 @@ def unit_weights(level: Level, coefficient: Float[Tensor, "*rows R D"]) -> Float
 
 def unit_sizes(
     level: Level, coefficient: Float[Tensor, "S R D"], lengths: Int[Tensor, " S"]
-) -> Float[Tensor, "S ..."]:
+) -> Float[Tensor, " ..."]:
     """Return how many tokens each unit is about, at least 1: [S, R] for views, else as lengths.
 
     Args:
