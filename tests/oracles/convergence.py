@@ -164,7 +164,7 @@ def train(
             break
         if step % UPDATES_PER_BUFFER == 0:
             rollouts = sampler.sample(policy, prompts, num_rollouts=num_rollouts, generator=source)
-            experience = objective.prepare(policy, rollouts, _scored(rollouts, given), source)
+            experience = objective.prepare(policy, rollouts, scored(rollouts, given), source)
             buffers = (experience, *buffers)[: choice.replay]
         stored, update = turns.turn(buffers, step % UPDATES_PER_BUFFER)
         batch = objective.draw(policy, stored, source, update=update)
@@ -175,7 +175,8 @@ def train(
     return torch.stack(curve)
 
 
-def _scored(rollouts: Rollouts, given: Problems) -> Rewards:
+def scored(rollouts: Rollouts, given: Problems) -> Rewards:
+    """Return r of each response."""
     place = VOCABULARY ** torch.arange(LENGTH).flip(0)
     total = given.rewards.gather(1, (rollouts.completions * place).sum(-1))
     return Rewards(total=total, components={"total": total})
