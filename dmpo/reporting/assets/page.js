@@ -21,6 +21,19 @@
   const colour = (index) => `var(--c${index % COLOURS})`;
   const dash = (index) => DASHES[Math.floor(index / COLOURS) % DASHES.length];
 
+  // A piece of a line as it is drawn, for legend and values.
+  const sample = (index) => {
+    const svg = document.createElementNS(SVG, "svg");
+    for (const [key, value] of Object.entries({ width: 26, height: 10, "aria-hidden": true })) {
+      svg.setAttribute(key, value);
+    }
+    draw(svg, "line", {
+      x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 3,
+      style: `stroke: ${colour(index)}`, "stroke-dasharray": dash(index),
+    });
+    return svg;
+  };
+
   const short = (value) => {
     const size = Math.abs(value);
     if (size < 999.5) return String(Number(value.toPrecision(3)));
@@ -76,15 +89,7 @@
     const legend = make("div", { class: "legend", role: "group", "aria-label": "lines shown" });
     data.lines.forEach((name, index) => {
       const button = make("button", { type: "button", "aria-pressed": "true" });
-      const sample = document.createElementNS(SVG, "svg");
-      sample.setAttribute("width", 26);
-      sample.setAttribute("height", 10);
-      sample.setAttribute("aria-hidden", "true");
-      draw(sample, "line", {
-        x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 3,
-        style: `stroke: ${colour(index)}`, "stroke-dasharray": dash(index),
-      });
-      button.append(sample, make("span", {}, name));
+      button.append(sample(index), make("span", {}, name));
       button.addEventListener("click", () => {
         shown[index] = !shown[index];
         button.setAttribute("aria-pressed", String(shown[index]));
@@ -127,7 +132,7 @@
       const toY = (y) => height - MARGIN.bottom - (y - low) / (high - low) * (height - MARGIN.top - MARGIN.bottom);
       const bottom = height - MARGIN.bottom;
 
-      for (const tick of ticks(low, high, height / 55)) {
+      for (const tick of ticks(low, high, height / 45)) {
         draw(svg, "line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: toY(tick), y2: toY(tick) });
         draw(svg, "text", { x: MARGIN.left - 8, y: toY(tick) + 4, "text-anchor": "end" }).textContent = short(tick);
       }
@@ -185,7 +190,7 @@
         for (const [line, value] of rows) {
           draw(marks, "circle", { cx: toX(x), cy: toY(value), r: 4, style: `fill: ${colour(line.index)}` });
           box.append(make("div", {},
-            make("i", { style: `background: ${colour(line.index)}` }),
+            sample(line.index),
             make("span", {}, data.lines[line.index]),
             make("em", {}, String(Number(value.toPrecision(4)))),
           ));
