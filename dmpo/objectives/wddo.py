@@ -130,9 +130,19 @@ class WddoObjective(Objective):
     def _log_ratio(
         self, policy: DiffusionPolicy, rollouts: Rollouts, generator: torch.Generator
     ) -> LogRatio | None:
-        """Return log p_ref − log p_v where the weights need it."""
+        """Return log p_ref − log p_v where the weights need it, of as many views as a loss has."""
         if not self.needs_reference:
             return None
+        first = self._single_log_ratio(policy, rollouts, generator)
+        if not (self._is_doubled and self.parts.share_likelihood):
+            return first
+        one, other = first.value, self._single_log_ratio(policy, rollouts, generator).value
+        # Of two replicates, the standard error of the mean is half their distance.
+        return LogRatio(value=(one + other) / 2, standard_error=(one - other).abs() / 2)
+
+    def _single_log_ratio(
+        self, policy: DiffusionPolicy, rollouts: Rollouts, generator: torch.Generator
+    ) -> LogRatio:
         likelihood = self.parts.ratio_likelihood
         views = likelihood.views(rollouts, generator)
         behaviour = likelihood.recorded_log_probs(rollouts, views)

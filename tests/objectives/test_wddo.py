@@ -107,6 +107,18 @@ def test_weights_are_those_of_the_tilted_target() -> None:
     assert torch.allclose(experience.weights.values, 4 * torch.softmax(log_weights, -1))
 
 
+def test_weights_look_through_as_many_views_as_the_loss_and_know_their_noise() -> None:
+    pair = ElboLikelihood(ElboConfig(num_views=2))
+    policy = moved_policy()
+    rollouts, rewards = two_groups()
+    objective = wddo(pair, weights=("tilted", {"alpha": 0.5}))
+    got = objective.prepare(policy, rollouts, rewards, rng()).log_ratio
+    source = rng()
+    one, other = (objective._single_log_ratio(policy, rollouts, source).value for _ in range(2))
+    assert torch.equal(got.value, (one + other) / 2)
+    assert torch.equal(got.standard_error, (one - other).abs() / 2)
+
+
 @given(st.integers(1, 8))
 def test_loss_and_gradient_do_not_depend_on_the_cut(num_rows: int) -> None:
     policy, objective = moved_policy(), wddo(ELBO)
