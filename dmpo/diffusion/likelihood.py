@@ -80,7 +80,8 @@ def quadrature_coefficients(
     """Return w_n·D/m on the hidden tokens of draw n: a quadrature over the mask rate (GDPO).
 
     Biased: a mean over m of 1..D is taken for an integral over m/D, and each node is rounded to
-    whole tokens (2510.08554).
+    whole tokens. GDPO (2510.08554) divides by the node itself, and its weights then do not add up
+    to D: at D = 1 and three nodes they add up to 3.7.
 
     Args:
         hidden: R sets of hidden tokens, none of them empty.

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo.diffusion.likelihood import (
+    block_coefficients,
     exact_coefficients,
+    gauss_legendre,
+    quadrature_coefficients,
     reference_coefficients,
     replicate_estimates,
     replicate_standard_error,
+    sample_standard_error,
 )
 from tests.oracles import likelihood as oracle
 from tests.oracles.tabular import LENGTH, SUBSETS, TabularPolicy, random_table, subset_log_probs
@@ -77,3 +82,33 @@ def test_standard_error_takes_an_antithetic_pair_as_one_replicate():
 @pytest.mark.parametrize(("num_draws", "antithetic"), [(1, False), (2, True)])
 def test_standard_error_is_unknown_from_a_single_replicate(num_draws, antithetic):
     assert replicate_standard_error(torch.ones(3, num_draws), antithetic=antithetic) is None
+
+
+@pytest.mark.parametrize("num_nodes", range(1, 9))
+def test_gauss_legendre_is_the_rule_of_the_tables(num_nodes):
+    nodes, weights = gauss_legendre(num_nodes)
+    expected, factors = numpy.polynomial.legendre.leggauss(num_nodes)
+    assert nodes.tolist() == pytest.approx(((expected + 1) / 2).tolist())
+    assert weights.tolist() == pytest.approx((factors / 2).tolist())
+
+
+def test_quadrature_coefficient_is_the_weight_times_length_over_size():
+    hidden = torch.tensor([[True, False, True], [True, False, False]])
+    got = quadrature_coefficients(hidden, torch.tensor(3), torch.tensor([0.25, 0.75]))
+    # ¼ · 3/2, and ¾ · 3/1
+    assert got.tolist() == [[0.375, 0, 0.375], [2.25, 0, 0]]
+
+
+def test_block_coefficient_is_that_of_the_block_times_the_number_of_blocks():
+    block = torch.tensor([[True, True, False], [False, False, True]])
+    hidden = torch.tensor([[True, False, False], [False, False, False]])
+    # 2 blocks · (2 + 1)/1 over R = 2; nothing hidden counts as 0.
+    assert block_coefficients(hidden, block, torch.tensor(2)).tolist() == [[3, 0, 0], [0, 0, 0]]
+
+
+def test_standard_error_of_a_sample_is_zero_where_it_is_everything():
+    values, drawn = torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3, dtype=torch.bool)
+    assert sample_standard_error(values, drawn, torch.tensor([1.0])).item() == 0
+    # 3/2 · 14 · (1 − ½)
+    got = sample_standard_error(values, drawn, torch.tensor([0.5])).item()
+    assert got == pytest.approx(math.sqrt(10.5))

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo.diffusion.masking import (
+    bernoulli_masks,
+    context_masks,
     count_masks,
     mask_counts,
+    quadrature_counts,
     random_subsets,
     rate_masks,
     uniform_levels,
@@ -121,3 +124,31 @@ def test_masks_come_from_the_generator_alone():
     torch.set_rng_state(state)
     assert torch.equal(first, again)
     assert not torch.equal(first, count_masks(scored, 4, rng(8), antithetic=True, stratified=True))
+
+
+def test_bernoulli_masks_hide_at_their_rate_and_only_what_counts():
+    scored = (torch.arange(10) < 6).expand(2000, 10)
+    hidden = bernoulli_masks(scored, torch.tensor([0.0, 0.3, 1.0]).expand(2000, 3), rng())
+    assert hidden[..., :6].float().mean((0, 2)).tolist() == pytest.approx([0, 0.3, 1], abs=0.02)
+    assert not hidden[..., 6:].any()
+
+
+def test_context_masks_hide_real_tokens_at_their_rate():
+    real = (torch.arange(5) >= 2).expand(2000, 5)
+    hidden = context_masks(real, 3, 0.15, rng())
+    assert hidden.shape == (2000, 3, 5)
+    assert hidden[..., 2:].float().mean().item() == pytest.approx(0.15, abs=0.01)
+    assert not hidden[..., :2].any()
+
+
+def test_quadrature_counts_are_rounded_and_neither_zero_nor_too_many():
+    counts = quadrature_counts(torch.tensor([64, 3, 1]), torch.tensor([0.1127, 0.5, 0.8873]))
+    assert counts.tolist() == [[7, 32, 57], [1, 2, 3], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_stratified_rates_make_every_size_as_likely(antithetic):
+    scored = torch.ones(5000, 4, dtype=torch.bool)
+    hidden = rate_masks(scored, 2, rng(), antithetic=antithetic, stratified=True, squeeze=False)
+    frequency = torch.bincount(hidden.sum(-1).flatten(), minlength=5) / 10_000
+    assert torch.allclose(frequency, torch.full((5,), 0.2), atol=0.03)

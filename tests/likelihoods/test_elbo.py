@@ -73,6 +73,45 @@ def test_estimates_average_to_the_elbo(antithetic, stratified, num_views):
     assert ((estimates.mean(-1) - enumerated(policy)[[4, 40, 77]]).abs() < 4 * error).all()
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_estimates_from_bernoulli_masks_average_to_the_elbo(antithetic, stratified):
+    policy = TabularPolicy(random_table(3))
+    config = ElboConfig(masking="bernoulli", antithetic=antithetic, stratified=stratified)
+    estimates = oracle.repeated_estimates(
+        policy, ElboLikelihood(config), RESPONSES[[4, 40, 77]], repeats=1500, seed=5
+    )
+    assert oracle.agree(estimates, enumerated(policy)[[4, 40, 77]])
+
+
+@given(seeds)
+def test_stratified_rates_neither_bias_the_estimate_nor_raise_the_variance(seed):
+    policy = TabularPolicy(random_table(seed))
+    draws = drawn(policy)
+    for antithetic in (False, True):
+        mean, free = oracle.rate_moments(draws, SUBSETS, 4, antithetic=antithetic, stratified=False)
+        same, spread = oracle.rate_moments(
+            draws, SUBSETS, 4, antithetic=antithetic, stratified=True
+        )
+        assert torch.allclose(mean, enumerated(policy))
+        assert torch.allclose(same, mean)
+        assert (spread <= free + 1e-9).all()
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_variance_with_bernoulli_masks_is_the_one_computed_by_enumeration(antithetic, stratified):
+    policy = TabularPolicy(random_table(3))
+    config = ElboConfig(masking="bernoulli", antithetic=antithetic, stratified=stratified)
+    estimates = oracle.repeated_estimates(
+        policy, ElboLikelihood(config), RESPONSES[[40]], repeats=4000, seed=6
+    )
+    _, expected = oracle.rate_moments(
+        drawn(policy)[:, 40:41], SUBSETS, 4, antithetic=antithetic, stratified=stratified
+    )
+    assert estimates.var().item() == pytest.approx(expected.item(), rel=0.15)
+
+
 @given(seeds)
 def test_stratified_draws_do_not_raise_the_variance(seed):
     draws = drawn(TabularPolicy(random_table(seed)))
@@ -187,3 +226,61 @@ def test_pairs_of_an_odd_number_of_views_are_refused():
     with pytest.raises(ValidationError, match="even number"):
         ElboConfig(num_views=3)
     assert ElboConfig(num_views=3, antithetic=False).num_views == 3
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "shape", "ratio"),
+    [
+        (3, 1.0, 0.985),
+        (3, 2.0, 0.981),
+        (3, 0.5, 0.991),
+        (2, 1.0, 0.985),
+        (2, 2.0, 0.965),
+        (2, 0.5, 1.003),
+    ],
+)
+def test_quadrature_is_biased_by_what_its_docstring_says(num_nodes, shape, ratio):
+    rollouts = rollouts_of(PROMPT, torch.zeros(1, 1, 64, dtype=torch.long))
+    config = ElboConfig(masking="quadrature", num_views=num_nodes)
+    views = ElboLikelihood(config).views(rollouts, rng())
+    share = views.hidden.double().mean(-1, keepdim=True)
+    got = (views.coefficient * share**shape).sum()
+    truth = 64 * (torch.arange(1, 65, dtype=torch.float64) / 64).pow(shape).mean()
+    assert (got / truth).item() == pytest.approx(ratio, abs=6e-4)
+
+
+@given(st.integers(1, 12), st.integers(1, 6), seeds)
+def test_quadrature_weights_add_up_to_the_length(length, num_nodes, seed):
+    rollouts = rollouts_of(PROMPT, torch.zeros(1, 3, length, dtype=torch.long))
+    config = ElboConfig(masking="quadrature", num_views=num_nodes)
+    views = ElboLikelihood(config).views(rollouts, rng(seed))
+    assert views.hidden.any(-1).all()
+    assert torch.allclose(views.coefficient.sum((-2, -1)), torch.tensor(float(length)))
+
+
+def test_quadrature_pairs_nothing_and_knows_no_standard_error():
+    config = ElboConfig(masking="quadrature", num_views=3)
+    assert not config.antithetic
+    assert not config.stratified
+    views = ElboLikelihood(config).views(all_rollouts(), rng())
+    ratios = torch.zeros(views.hidden.shape)
+    assert ElboLikelihood(config).standard_error(ratios, views) is None
+
+
+def test_reference_estimator_implies_bernoulli_masks():
+    assert ElboConfig(estimator="reference").masking == "bernoulli"
+    assert ElboConfig().masking == "count"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"masking": "quadrature", "antithetic": True}, "quadrature fixes the sizes"),
+        ({"masking": "quadrature", "stratified": True}, "quadrature fixes the sizes"),
+        ({"masking": "quadrature", "estimator": "reference"}, "rates of its own"),
+        ({"masking": "count", "estimator": "reference"}, "rates of its own"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        ElboConfig(**settings)

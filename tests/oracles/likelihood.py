@@ -6,12 +6,14 @@ import itertools
 import math
 from typing import final
 
+import numpy
 import torch
 from torch import Tensor
 
 from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, rollout_log_probs
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Rollouts, Views
+from tests.oracles.records import rollouts_of
 
 
 def subset_probability(size: int, length: int) -> float:
@@ -80,6 +82,112 @@ def estimator_moments(
         first = first + (high - low) * centre
         second = second + (high - low) * (centre.square() + spread)
     return first, second - first.square()
+
+
+def rate_moments(
+    draws: Tensor, subsets: Tensor, num_draws: int, *, antithetic: bool, stratified: bool
+) -> tuple[Tensor, Tensor]:
+    """Return exact mean and variance of the mean of draws whose tokens are hidden one by one.
+
+    Given the offset u of systematic rates, draws are independent, and every moment is a
+    polynomial in u.
+    """
+    span = 1.0
+    if antithetic:
+        draws = (draws + draws.flip(0)) / 2
+        num_draws //= 2
+        span = 0.5 if stratified else 1.0
+    first, second = torch.zeros_like(draws[0]), torch.zeros_like(draws[0])
+    for u, weight in _gauss(2 * subsets.shape[1] + 2):
+        if not stratified:
+            mean, square = _given_rate(draws, subsets, u)
+            first, second = first + weight * mean, second + weight * square
+            continue
+        moments = [
+            _given_rate(draws, subsets, span * (r + u) / num_draws) for r in range(num_draws)
+        ]
+        centre = torch.stack([mean for mean, _ in moments]).mean(0)
+        spread = sum(square - mean.square() for mean, square in moments) / num_draws**2
+        first = first + weight * centre
+        second = second + weight * (centre.square() + spread)
+    variance = second - first.square()
+    return first, variance if stratified else variance / num_draws
+
+
+def _given_rate(draws: Tensor, subsets: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    length = subsets.shape[1]
+    sizes = subsets.sum(-1, keepdim=True)
+    chances = rate**sizes * (1 - rate) ** (length - sizes)
+    return (chances * draws).sum(0), (chances * draws.square()).sum(0)
+
+
+def _gauss(num_nodes: int) -> list[tuple[float, float]]:
+    nodes, weights = numpy.polynomial.legendre.leggauss(num_nodes)
+    return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+
+
+def coupled_mean(
+    subset_scores: Tensor, subsets: Tensor, weighting: str, low: float = 0.2, high: float = 0.8
+) -> Tensor:
+    """Return the expectation of a set and its complement, without the view that hides all."""
+    total = torch.zeros(subset_scores.shape[1], dtype=torch.float64)
+    for u, weight in _gauss(8):
+        rate = low + (high - low) * u
+        scores = subset_scores.sum(-1)
+        if weighting == "rate":
+            scores = scores / rate + scores.flip(0) / (1 - rate)
+        else:
+            scores = scores + scores.flip(0)
+        mean, _ = _given_rate(scores, subsets, rate)
+        total = total + weight * mean
+    return total
+
+
+def block_bound(subset_scores: Tensor, subsets: Tensor, block_length: int) -> Tensor:
+    """Return Σ over blocks of the ELBO of a block given the earlier ones."""
+    length = subsets.shape[1]
+    index = {tuple(each): row for row, each in enumerate(subsets.tolist())}
+    total = torch.zeros(subset_scores.shape[1], dtype=torch.float64)
+    for start in range(0, length, block_length):
+        places = list(range(start, min(start + block_length, length)))
+        later = range(places[-1] + 1, length)
+        for size in range(1, len(places) + 1):
+            for drawn in itertools.combinations(places, size):
+                row = index[tuple(d in drawn or d in later for d in range(length))]
+                scores = subset_scores[row][:, list(drawn)].sum(-1)
+                total = total + scores / size / math.comb(len(places), size)
+    return total
+
+
+def repeated_estimates(
+    policy: DiffusionPolicy,
+    likelihood: Likelihood,
+    responses: Tensor,
+    repeats: int,
+    seed: int = 0,
+    **recorded: Tensor,
+) -> Tensor:
+    """Return independent estimates of each response [responses, repeats].
+
+    ``recorded`` names further fields of the rollouts, [responses, D] each.
+    """
+    fields = {
+        name: value.repeat_interleave(repeats, 0).unsqueeze(0) for name, value in recorded.items()
+    }
+    rollouts = rollouts_of(
+        torch.zeros(1, 1, dtype=torch.long),
+        responses.repeat_interleave(repeats, 0).unsqueeze(0),
+        **fields,
+    )
+    views = likelihood.views(rollouts, torch.Generator().manual_seed(seed))
+    scores = rollout_log_probs(policy, rollouts, views, rows_per_forward=rollouts.num_rows)
+    return likelihood.combine(scores, views).reshape(len(responses), repeats)
+
+
+def agree(estimates: Tensor, truth: Tensor, deviations: float = 4) -> bool:
+    """Say whether the means [rows, repeats] are within some standard errors of the truth."""
+    error = estimates.std(-1) / estimates.shape[-1] ** 0.5
+    return bool(((estimates.mean(-1) - truth).abs() <= deviations * error + 1e-5).all())
 
 
 @final

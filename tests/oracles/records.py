@@ -16,6 +16,7 @@ def rollouts_of(
     answer_mask: Tensor | None = None,
     commit_step: Tensor | None = None,
     log_probs: Tensor | None = None,
+    entropies: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Rollouts:
     """Return rollouts [B, N, D] to prompts [B, P]; by default whole, in one step, no path."""
@@ -32,6 +33,7 @@ def rollouts_of(
         answer_mask=everything if answer_mask is None else answer_mask,
         commit_step=torch.zeros_like(completions) if commit_step is None else commit_step,
         log_probs=log_probs,
+        entropies=entropies,
         temperature=temperature,
         num_forwards=0,
         texts=tuple(("",) * num_rollouts for _ in range(num_prompts)),
