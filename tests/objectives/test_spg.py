@@ -10,6 +10,7 @@ from dmpo.errors import ConfigError
 from dmpo.likelihoods.base import LikelihoodConfig, view_log_probs
 from dmpo.likelihoods.elbo import ElboConfig, ElboLikelihood
 from dmpo.objectives.spg import SpgConfig, SpgObjective, sandwiched_bound
+from dmpo.registry import LIKELIHOODS
 from tests.objectives.buffers import moved_policy, padded, two_groups
 from tests.objectives.build import gradient, parts, rng
 from tests.oracles.likelihood import ExhaustiveLikelihood
@@ -128,6 +129,14 @@ def test_padding_left_of_the_prompt_changes_nothing() -> None:
     assert torch.equal(*losses)
 
 
+def test_baseline_is_taken_from_weights_that_have_a_link() -> None:
+    policy = moved_policy()
+    step = ("tilted", {"alpha": 0, "eta": 1.0})
+    objective = spg(ELBO, weights=step, baseline=("mean", {}))
+    batch = first_batch(objective, policy, *two_groups())
+    assert batch.weights.reshape(2, 4).sum(-1).tolist() == pytest.approx([0, 0], abs=1e-5)
+
+
 def test_views_are_fresh_at_every_update_and_nothing_is_run_before_the_loss() -> None:
     policy, objective = moved_policy(), spg(ELBO)
     before, source = policy.forward_tokens, rng()
@@ -147,11 +156,12 @@ def test_views_are_fresh_at_every_update_and_nothing_is_run_before_the_loss() ->
             "'model' does not go with it",
         ),
         ({"other": EXHAUSTIVE}, "ratio_likelihood: spg"),
+        ({"likelihood": LIKELIHOODS.build("eubo")}, "EuboLikelihood is no sum over tokens"),
     ],
 )
 def test_parts_that_do_not_go_with_it_are_refused(choices, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        spg(ELBO, **choices)
+        spg(**{"likelihood": ELBO, **choices})
 
 
 @pytest.mark.parametrize(

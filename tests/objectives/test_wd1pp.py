@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo.errors import ConfigError
+from dmpo.likelihoods.elbo import ElboConfig, ElboLikelihood
 from dmpo.likelihoods.path import PathConfig, PathLikelihood
 from dmpo.objectives.wd1pp import Wd1ppConfig, Wd1ppObjective, signed_softmax_weights
 from dmpo.records import Rewards, Rollouts
@@ -193,3 +194,9 @@ def test_missing_reward_is_refused() -> None:
     policy = moved_policy()
     with pytest.raises(ConfigError, match="was given no reward"):
         wd1pp(score=None).prepare(policy, *buffer(policy), rng())
+
+
+def test_ratio_likelihood_of_its_own_is_refused() -> None:
+    elbo = ElboLikelihood(ElboConfig())
+    with pytest.raises(ConfigError, match="wd1pp has no ratio"):
+        wd1pp(choices={"ratio_likelihood": elbo})

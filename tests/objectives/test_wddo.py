@@ -162,3 +162,8 @@ def test_step_on_policy_stores_no_log_probabilities() -> None:
 def test_weights_that_may_be_negative_are_refused(choices) -> None:
     with pytest.raises(ConfigError, match="no lower bound"):
         wddo(ELBO, **choices)
+
+
+def test_rollouts_without_weight_may_be_skipped_only_without_the_unweighted_term() -> None:
+    assert wddo(ELBO, gamma=0.0).ignores_weightless_rows
+    assert not wddo(ELBO).ignores_weightless_rows
