@@ -188,6 +188,26 @@ def test_advantage_can_be_divided_by_the_standard_deviation():
     assert got[0].tolist() == pytest.approx([x / (7**0.5 + 1e-4) for x in (-2, -1, 3)])
 
 
+def test_advantage_can_be_divided_by_the_deviation_of_the_population():
+    # (4 + 1 + 9) / 3.
+    got = advantages([[0.0, 1.0, 5.0]], scale="population_std", epsilon=0.0).values
+    assert got[0].tolist() == pytest.approx([x / (14 / 3) ** 0.5 for x in (-2, -1, 3)])
+
+
+def test_advantage_is_divided_by_the_floor_where_the_deviation_is_below_it():
+    rewards = [[0.0, 0.002], [0.0, 2.0]]
+    got = advantages(rewards, scale="std", epsilon=0.0, floor=0.01).values
+    assert got.flatten().tolist() == pytest.approx([-0.1, 0.1, -(0.5**0.5), 0.5**0.5])
+
+
+@pytest.mark.parametrize("scale", ["none", "std", "population_std"])
+def test_advantages_of_equal_rewards_are_zero_whatever_divides_them(scale):
+    settings = {} if scale == "none" else {"epsilon": 0.0}
+    # The mean of these, rounded, is none of them.
+    got = advantages([[0.1] * 3, [0.7] * 3], scale=scale, **settings).values
+    assert not got.any()
+
+
 def test_advantages_of_equal_rewards_are_zero():
     weights = advantages([[1.0, 1.0, 1.0]], scale="std")
     assert not weights.values.any()
@@ -199,6 +219,7 @@ def test_leave_one_out_of_one_rollout_is_refused():
         advantages([[1.0]], centre="leave_one_out")
 
 
-def test_epsilon_without_a_deviation_is_refused():
+@pytest.mark.parametrize("settings", [{"epsilon": 0.5}, {"floor": 0.1}])
+def test_divisor_without_a_deviation_is_refused(settings):
     with pytest.raises(ValidationError, match="no effect"):
-        AdvantageConfig(epsilon=0.5)
+        AdvantageConfig(**settings)
