@@ -275,6 +275,8 @@ class Batch:
     """Scored completion tokens of the whole buffer, each as often as its views weigh it."""
     view_targets: Int[Tensor, "S R D"] | None = None
     """Tokens that each view is trained towards in place of ``completions``."""
+    row_weights: Float[Tensor, " S"] | None = None
+    """What all views of a row weigh together, where a loss divides by it (ratios)."""
     share_kept: float = 1.0
     """Share of the buffer's rows that the step looks at; the others weigh nothing."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -288,7 +290,7 @@ class Batch:
     def rows(self, rows: slice | Int[Tensor, " k"]) -> Batch:
         """Return the batch of some rows; normalisers stay those of the buffer."""
         behaviour, reference = self.behaviour_log_probs, self.reference_log_probs
-        targets = self.view_targets
+        targets, row_weights = self.view_targets, self.row_weights
         return replace(
             self,
             prompt_tokens=self.prompt_tokens[rows],
@@ -300,6 +302,7 @@ class Batch:
             behaviour_log_probs=None if behaviour is None else behaviour[rows],
             reference_log_probs=None if reference is None else reference[rows],
             view_targets=None if targets is None else targets[rows],
+            row_weights=None if row_weights is None else row_weights[rows],
         )
 
     @property

@@ -2,9 +2,9 @@
 
 With x = (l_θ − l_v)/D of one draw, a good response is weighed by 1 + x ≤ exp(x) and a bad one by
 exp(x): a lower bound of the surrogate that is a sum over draws, so that any number of them fits
-into memory (each in a micro-batch of its own in the authors' code; here rows are what is cut). The
-authors write the first as exp(log(1 + x)), which is not a number for x ≤ −1. A draw is one random
-subset; D is the answer's length, theirs that of its padded row.
+into memory (``training.micro_batch_views``). The authors write the first as exp(log(1 + x)), which
+is not a number for x ≤ −1. A draw is one random subset; D is the answer's length, theirs that of
+its padded row.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from dmpo.objectives.units import (
     Level,
     Normalisation,
     reduced,
+    row_weights,
     total_weight,
     unit_log_probs,
     unit_sizes,
@@ -189,6 +190,10 @@ class FrozenViewsObjective(Objective, ABC):
         """Return an advantage for each view; None: all views of a response share its own."""
         return None
 
+    def row_weights(self, views: Views) -> Float[Tensor, "B N"] | None:  # noqa: ARG002
+        """Return what a row's views weigh together, where the loss divides by it; else None."""
+        return None
+
     def _behaviour(
         self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
     ) -> Float[Tensor, "B N R D"]:
@@ -228,6 +233,7 @@ class FrozenViewsObjective(Objective, ABC):
             num_tokens=total_weight(self.level, views),
             behaviour_log_probs=behaviour[index] if behaviour else None,
             reference_log_probs=reference[index] if reference else None,
+            row_weights=self.row_weights(views),
             metrics=real_weight_metrics(advantages, None, None),
         )
 
@@ -257,6 +263,22 @@ class RatioObjective(FrozenViewsObjective, ABC):
     def needs_reference(self) -> bool:
         """Whether a divergence to the reference counts."""
         return self.config.beta > 0 and self.config.divergence_to == "reference"
+
+    @property
+    def is_sum_over_views(self) -> bool:
+        """Whether each view has units of its own, and a divisor that is known beforehand."""
+        return self.level not in ("token", "response") and self._has_fixed_divisor
+
+    @property
+    def _has_fixed_divisor(self) -> bool:
+        # Of a view with a threshold it is known that something counts, but not how much.
+        return self.config.normalisation != "response" or _threshold(self.parts.likelihood) == 0
+
+    def row_weights(self, views: Views) -> Float[Tensor, "B N"] | None:
+        """Return them for losses whose views may be cut apart."""
+        if not self.is_sum_over_views:
+            return None
+        return row_weights(self.level, self.config.normalisation, views.coefficient)
 
     def surrogate(
         self, log_ratio: Float[Tensor, "S ..."], advantages: Float[Tensor, "S ..."]
@@ -290,6 +312,11 @@ class RatioObjective(FrozenViewsObjective, ABC):
         weights = unit_weights(self.level, coefficient)
         lengths = self.parts.likelihood.lengths(batch.answer_mask)
         sizes = unit_sizes(self.level, coefficient, lengths) if self.divides_by_size else None
+        of_rows, num_views = batch.row_weights, None
+        if of_rows is not None:
+            of_rows = of_rows.to(log_probs.device)
+            # Every draw weighs 1, also where only some of a row's are here.
+            num_views = int(of_rows.max()) if self.level == "draw" else None
 
         def per_token(values: Float[Tensor, "S ..."]) -> Float[Tensor, "S ..."]:
             return values if sizes is None else values / sizes
@@ -302,11 +329,12 @@ class RatioObjective(FrozenViewsObjective, ABC):
                 num_rows=batch.num_rows_in_buffer,
                 total=batch.num_tokens_in_buffer,
                 length=batch.completions.shape[1],
+                of_rows=of_rows,
             )
 
         stored = batch.behaviour_log_probs
         behaviour = log_probs.detach() if stored is None else stored
-        difference = self._difference(log_probs, behaviour, counted)
+        difference = self._difference(log_probs, behaviour, counted, num_views)
         log_ratio, advantages = per_token(difference), batch.weights.to(log_probs.device)
         loss = -mean(self.surrogate(log_ratio, advantages))
         kind = loss.dtype
@@ -317,7 +345,7 @@ class RatioObjective(FrozenViewsObjective, ABC):
         if config.beta > 0:
             if config.divergence_to == "reference":
                 reference = _stored(batch.reference_log_probs)
-                difference = self._difference(log_probs, reference, counted)
+                difference = self._difference(log_probs, reference, counted, num_views)
             estimate = _DIVERGENCES[config.divergence]
             divergence = mean(per_token(estimate(difference, torch.zeros_like(difference))))
             loss = loss + config.beta * divergence
@@ -329,12 +357,15 @@ class RatioObjective(FrozenViewsObjective, ABC):
         log_probs: Float[Tensor, "S R D"],
         other: Float[Tensor, "S R D"],
         views: Views,
+        num_views: int | None,
     ) -> Float[Tensor, "S ..."]:
         """Return log π_θ − log π' of each unit, in nats."""
         likelihood, other = self.parts.likelihood, other.to(log_probs.device)
         if likelihood.is_linear:
             # Subtracted token by token, large sums do not cancel in float32.
-            return unit_log_probs(self.level, likelihood, log_probs - other, views)
+            return unit_log_probs(
+                self.level, likelihood, log_probs - other, views, num_views=num_views
+            )
         return likelihood.log_ratio(log_probs, other, views)
 
 

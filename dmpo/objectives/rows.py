@@ -20,6 +20,7 @@ def batch_rows(
     num_tokens: float,
     behaviour_log_probs: Float[Tensor, "B N R D"] | None = None,
     reference_log_probs: Float[Tensor, "B N R D"] | None = None,
+    row_weights: Float[Tensor, "B N"] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Batch:
     """Return the whole buffer as S = B·N rows, group by group.
@@ -31,6 +32,7 @@ def batch_rows(
         num_tokens: Completion tokens that count, over the whole buffer.
         behaviour_log_probs: Stored log π_v on these views, where the loss needs it.
         reference_log_probs: Stored log π_ref on these views, where the loss needs it.
+        row_weights: What all views of a rollout weigh together, where the loss divides by it.
         metrics: What was learnt while drawing.
     """
     rollouts = experience.rollouts
@@ -44,6 +46,7 @@ def batch_rows(
         weights=weights.flatten(0, 1),
         behaviour_log_probs=None if behaviour is None else behaviour.flatten(0, 1),
         reference_log_probs=None if reference is None else reference.flatten(0, 1),
+        row_weights=None if row_weights is None else row_weights.flatten(),
         num_rows_in_buffer=rollouts.num_rows,
         num_tokens_in_buffer=num_tokens,
         metrics=metrics or {},

@@ -24,6 +24,7 @@ __all__ = [
     "Level",
     "Normalisation",
     "reduced",
+    "row_weights",
     "total_weight",
     "unit_log_probs",
     "unit_sizes",
@@ -41,15 +42,26 @@ def unit_log_probs(
     likelihood: Likelihood,
     token_log_probs: Float[Tensor, "S R D"],
     views: Views,
+    *,
+    num_views: int | None = None,
 ) -> Float[Tensor, "S ..."]:
-    """Return the log-probability of each unit, in nats."""
+    """Return the log-probability of each unit, in nats.
+
+    Args:
+        level: What units are.
+        likelihood: Whose views these are.
+        token_log_probs: log π on them.
+        views: The views, or some of them.
+        num_views: R, where these are only some of a row's views.
+    """
     if level == "view_token":
         return token_log_probs
     if level == "view":
         return likelihood.combine_views(token_log_probs, views)
     if level == "draw":
         # The coefficients carry the mean over views, 1/R.
-        return views.hidden.shape[-2] * likelihood.combine_views(token_log_probs, views)
+        whole = views.hidden.shape[-2] if num_views is None else num_views
+        return whole * likelihood.combine_views(token_log_probs, views)
     if level == "response":
         return likelihood.combine(token_log_probs, views)
     return (counted_coefficient(views, token_log_probs) * token_log_probs).sum(-2)
@@ -95,6 +107,17 @@ def total_weight(level: Level, views: Views) -> float:
     return float(unit_weights(level, views.coefficient).double().sum())
 
 
+def row_weights(
+    level: Level, normalisation: Normalisation, coefficient: Float[Tensor, "*rows R D"]
+) -> Float[Tensor, "*rows"]:
+    """Return what the sum over a row's views is divided by in the normalisations that do."""
+    weights = unit_weights(level, coefficient)
+    if level == "view_token":
+        of_view = weights.sum(-1)
+        return ((of_view > 0).to(of_view.dtype) if normalisation == "view" else of_view).sum(-1)
+    return weights if level == "response" else weights.sum(-1)
+
+
 def reduced(
     values: Float[Tensor, "S ..."],
     weights: Float[Tensor, "S ..."],
@@ -103,6 +126,7 @@ def reduced(
     num_rows: int,
     total: float,
     length: int,
+    of_rows: Float[Tensor, " S"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the weighted sum over units, divided; slices of rows add up.
 
@@ -119,26 +143,20 @@ def reduced(
         num_rows: Rows of the whole buffer.
         total: Weight of the whole buffer's units.
         length: Canvas length D.
+        of_rows: From :func:`row_weights`, so that slices of views add up, too; None: what is
+            given are all views of each row.
     """
     weighted = values * weights
     if normalisation == "token":
         return weighted.sum() / max(total, torch.finfo(torch.float32).tiny)
     if normalisation == "canvas":
         return weighted.sum() / (num_rows * length)
-    if normalisation == "view" and values.dim() > 1:
+    if normalisation == "view" and values.dim() > 2:
         of_view = weights.sum(-1)
-        means = _quotient(weighted.sum(-1), of_view)
-        return reduced(
-            means,
-            (of_view > 0).to(means.dtype),
-            "response",
-            num_rows=num_rows,
-            total=total,
-            length=length,
-        )
-    rows = (weighted.flatten(1) if values.dim() > 1 else weighted[:, None]).sum(-1)
-    of_row = (weights.flatten(1) if values.dim() > 1 else weights[:, None]).sum(-1)
-    return _quotient(rows, of_row).sum() / num_rows
+        weighted, weights = _quotient(weighted.sum(-1), of_view), (of_view > 0).to(weighted.dtype)
+    if values.dim() > 1:
+        weighted, weights = weighted.flatten(1).sum(-1), weights.flatten(1).sum(-1)
+    return _quotient(weighted, weights if of_rows is None else of_rows).sum() / num_rows
 
 
 def _quotient(numerator: Float[Tensor, "*any"], divisor: Float[Tensor, "*any"]) -> Tensor:

@@ -181,3 +181,32 @@ def test_likelihood_that_is_no_sum_serves_a_ratio_of_responses():
     behaviour, policy = policy_of(2), policy_of(2, 3)
     _, batch = step(objective, behaviour, drawn_buffer(behaviour))
     assert gradient(objective, policy, batch)[1]["logits"].isfinite().all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_views_may_be_cut_apart_where_each_has_units_of_its_own(name):
+    objective = registered(name, score=first_tokens)
+    assert objective.is_sum_over_views == (objective.level not in ("token", "response"))
+    if objective.is_sum_over_views:
+        _, batch = step(objective, policy_of(2), drawn_buffer(policy_of(2)))
+        whole, gradients = gradient(objective, policy_of(2, 3), batch)
+        cut, pieces = gradient(objective, policy_of(2, 3), batch, 3, 1)
+        assert cut == pytest.approx(whole, abs=1e-6)
+        assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-7)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("level", ["view_token", "view", "draw"])
+def test_views_cut_apart_add_up_in_every_normalisation(level, normalisation):
+    more = {"stepwise": 0.0} if level == "view" else {}
+    settings = {"normalisation": normalisation, "beta": 0.3}
+    objective = registered(OF_LEVEL[level], likelihood=odd_views(), **settings, **more)
+    _, batch = step(objective, policy_of(2), drawn_buffer(policy_of(2)))
+    whole, gradients = gradient(objective, policy_of(2, 3), batch)
+    cut, pieces = gradient(objective, policy_of(2, 3), batch, 8, 2)
+    assert cut == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(gradients["logits"], pieces["logits"], atol=1e-7)
+
+
+def test_views_stay_together_where_a_threshold_decides_what_a_response_weighs():
+    assert not registered("rldf", normalisation="response").is_sum_over_views
