@@ -92,7 +92,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "normalisation": "token",
             },
             parts={
-                "likelihood": {"name": "trace", "steps": "merged", "num_views": 8},
+                "likelihood": {"name": "trace", "steps": "merged", "merge": None, "num_views": 8},
                 "weights": {"name": "advantage"},
                 "baseline": {"name": "none"},
             },
@@ -106,6 +106,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "likelihood": {
                     "name": "trace",
                     "steps": "sampled",
+                    "merge": None,
                     "num_views": 8,
                     "probability": "entropy",
                 },
