@@ -233,7 +233,9 @@ class _Log:
             self.steps.append({"step": event.step, "tokens": self.tokens, **kept})
             self._last = kept
         budget = self._job["budget"]
-        if self.tokens >= budget * (len(self.curve) + 1) / NUM_MARKS:
+        # Where settings are chosen, only the end counts.
+        is_mark = self.tokens >= budget * (len(self.curve) + 1) / NUM_MARKS
+        if is_mark and self._job["split"] == "test":
             figures = measure(self._evaluator, self._policy)
             point = {"step": event.step, "tokens": self.tokens, "flops": self.flops}
             point |= {"seconds": round(self.seconds, 2)}
