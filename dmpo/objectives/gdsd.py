@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import Likelihood, view_log_probs
+from dmpo.likelihoods.base import Likelihood, counted_coefficient, view_log_probs
 from dmpo.likelihoods.elbo import ElboConfig
 from dmpo.objectives.base import ObjectiveParts
 from dmpo.objectives.ratio import FrozenViewsConfig, FrozenViewsObjective
@@ -93,10 +93,13 @@ class GdsdObjective(FrozenViewsObjective):
 
     def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
         """Return the squares of a slice of rows over the rows of the buffer."""
-        config, views, num_rows = self.config, batch.views, batch.num_rows_in_buffer
+        config, num_rows = self.config, batch.num_rows_in_buffer
         log_probs = view_log_probs(
-            policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, views
+            policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, batch.views
         )
+        # A token is counted by what the current policy says of it, whoever it is compared with.
+        coefficient = counted_coefficient(batch.views, log_probs)
+        views = Views(hidden=batch.views.hidden, coefficient=coefficient)
         targets = config.psi * batch.weights.to(log_probs.device).unsqueeze(-1)
         lengths = self.parts.likelihood.lengths(batch.answer_mask).clamp(min=1)
         stored = batch.behaviour_log_probs
