@@ -2,10 +2,11 @@
 
 A view is the canvas before a denoising step and scores what that step committed, so one view per
 step (``likelihood.merge: 1``): the ratios are those of the path itself, at the price of a forward
-pass for every step (``training.micro_batch_views`` bounds the memory). ``merge: 8``, the authors' choice for LLaDA, costs an eighth and reads tokens
-of later steps as if the earlier ones were still hidden. Their mean is over the steps of all
-responses, so that long ones dominate, and their divergence is summed over a step; here both are
-means over the tokens of a step, then over the steps of a response, then over responses.
+pass for every step (``training.micro_batch_views`` bounds the memory). ``merge: 8``, the authors'
+choice for LLaDA, costs an eighth and reads tokens of later steps as if the earlier ones were still
+hidden. Their mean is over the steps of all responses, so that long ones dominate, and their
+divergence is summed over a step; here both are means over the tokens of a step, then over the
+steps of a response, then over responses.
 """
 
 from __future__ import annotations
