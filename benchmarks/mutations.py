@@ -3,9 +3,10 @@
     python benchmarks/mutations.py --name mutations       # all of them, two at a time
     python benchmarks/mutations.py --only 3 17            # these alone, with pytest's last lines
 
-Each error is made in a copy of the repository; the tests of its room run first, then those of
-the other rooms, up to the first failure. An error that no test notices is a hole in the tests. The
-copy without an error comes first: all of its tests have to pass.
+Each error is made in a copy of the repository, and tests run up to the first failure: the few
+files that the error names, or else the tests of its room and then those of the other rooms. An
+error that no test notices is a hole in the tests. The copy without an error comes first: all the
+tests that are to notice an error have to pass there.
 Prints a Markdown table, and writes it with command, machine and versions to benchmarks/results/.
 """
 
@@ -36,10 +37,13 @@ class Mutation:
     file: str
     old: str
     new: str
+    only: str = ""
+    """The tests that have to notice, below tests/; none named: all rooms, its own first."""
 
     @property
-    def room(self) -> str:
-        return self.file.split("/")[0]
+    def tests(self) -> tuple[str, ...]:
+        own = self.file.split("/")[0]
+        return tuple(self.only.split()) or tuple(sorted(ROOMS, key=lambda room: room != own))
 
 
 MUTATIONS = (
@@ -149,8 +153,9 @@ MUTATIONS = (
     Mutation(
         "the larger of the clipped and the plain surrogate",
         "diffusion/losses.py",
-        "return torch.minimum(ratio * advantage, clipped * advantage)",
-        "return torch.maximum(ratio * advantage, clipped * advantage)",
+        "surrogate = torch.minimum(ratio * advantage, clipped * advantage)",
+        "surrogate = torch.maximum(ratio * advantage, clipped * advantage)",
+        "diffusion/test_losses.py",
     ),
     Mutation(
         "k3 divergence with policy and reference exchanged",
@@ -158,12 +163,90 @@ MUTATIONS = (
         "difference = reference_log_probs - log_probs",
         "difference = log_probs - reference_log_probs",
     ),
+    Mutation(
+        "Gauss weights of the interval [-1, 1] on nodes of [0, 1]",
+        "diffusion/likelihood.py",
+        "return (values + 1) / 2, vectors[0].square()",
+        "return (values + 1) / 2, 2 * vectors[0].square()",
+        "diffusion/test_likelihood.py",
+    ),
+    Mutation(
+        "n/m in place of (n+1)/m in a block",
+        "diffusion/likelihood.py",
+        "numerator = num_blocks[..., None, None] * (block.sum(-1, keepdim=True) + 1)",
+        "numerator = num_blocks[..., None, None] * block.sum(-1, keepdim=True)",
+        "diffusion/test_likelihood.py",
+    ),
+    Mutation(
+        "coefficients of the power mean raised to the power themselves",
+        "diffusion/likelihood.py",
+        "terms = (power * token_log_probs + logarithm).where(counts, -math.inf)",
+        "terms = (power * (token_log_probs + logarithm)).where(counts, -math.inf)",
+        "likelihoods/test_eubo.py",
+    ),
+    Mutation(
+        "standard error of a sample as if drawn with replacement",
+        "diffusion/likelihood.py",
+        "return (spread * counts / (counts - 1).clamp(min=1) * (1 - share))",
+        "return (spread * counts / (counts - 1).clamp(min=1))",
+        "diffusion/test_likelihood.py",
+    ),
+    Mutation(
+        "tokens that do not count in the mean of the first step",
+        "diffusion/steps.py",
+        "values.double().masked_fill(~counts, 0.0)",
+        "values.double()",
+        "diffusion/test_steps.py",
+    ),
+    Mutation(
+        "systematic draws that always begin in the middle",
+        "diffusion/steps.py",
+        "points = (place + levels) / counts.clamp(min=1).unsqueeze(-1)",
+        "points = (place + 0.5 + 0 * levels) / counts.clamp(min=1).unsqueeze(-1)",
+        "diffusion/test_steps.py",
+    ),
+    Mutation(
+        "Gumbel noise with the wrong sign",
+        "diffusion/steps.py",
+        "keys = log_probabilities.double() - noise.log()",
+        "keys = log_probabilities.double() + noise.log()",
+        "diffusion/test_steps.py",
+    ),
+    Mutation(
+        "sum in place of the mean over which token came last",
+        "diffusion/enumeration.py",
+        "return ways.logsumexp(dim=-1) - math.log(ways.shape[-1])",
+        "return ways.logsumexp(dim=-1)",
+        "diffusion/test_enumeration.py",
+    ),
+    Mutation(
+        "pairs that are told apart already pull the most",
+        "diffusion/losses.py",
+        "slopes = beta * torch.sigmoid(-margins) /",
+        "slopes = beta * torch.sigmoid(margins) /",
+        "objectives/test_vrpo.py",
+    ),
+    Mutation(
+        "unweighted term of WDDO pulls the way of the weighted one",
+        "diffusion/losses.py",
+        "fake = gamma * functional.logsigmoid(-beta * fake_log_ratio)",
+        "fake = gamma * functional.logsigmoid(beta * fake_log_ratio)",
+        "objectives/test_wddo.py",
+    ),
+    Mutation(
+        "dual clip on good responses, too",
+        "diffusion/losses.py",
+        "return torch.where(advantage < 0, bounded, surrogate)",
+        "return bounded",
+        "objectives/test_ratio.py",
+    ),
     # likelihoods
     Mutation(
         "mask inverted: visible tokens hidden, hidden ones shown",
         "likelihoods/base.py",
-        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden], dim=1))",
-        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, ~hidden], dim=1))",
+        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden[used]], dim=1))",
+        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, ~hidden[used]], dim=1))",
+        "likelihoods/test_base.py",
     ),
     Mutation(
         "padding attended to, as in the official code",
@@ -174,8 +257,9 @@ MUTATIONS = (
     Mutation(
         "mean over views in place of their weighted sum",
         "likelihoods/base.py",
-        "return (coefficient * token_log_probs).sum(dim=(-2, -1))",
-        "return (coefficient * token_log_probs).mean(dim=-2).sum(-1)",
+        "return self.combine_views(token_log_probs, views).sum(dim=-1)",
+        "return self.combine_views(token_log_probs, views).mean(dim=-1)",
+        "likelihoods/test_elbo.py",
     ),
     Mutation(
         "buffer read at temperature 1, whatever it was drawn at",
@@ -200,6 +284,97 @@ MUTATIONS = (
         "likelihoods/base.py",
         'return answer_mask if eos == "answer" else torch.ones_like(answer_mask)',
         "return torch.ones_like(answer_mask)",
+    ),
+    Mutation(
+        "tokens counted by what the other policy says of them",
+        "likelihoods/base.py",
+        "coefficient = counted_coefficient(views, token_log_probs)\n            return",
+        "coefficient = counted_coefficient(views, other_log_probs)\n            return",
+        "likelihoods/test_trace.py",
+    ),
+    Mutation(
+        "mask rates of a set and its complement exchanged",
+        "likelihoods/coupled.py",
+        "torch.cat([rates, 1 - rates], -1)",
+        "torch.cat([1 - rates, rates], -1)",
+        "likelihoods/test_coupled.py",
+    ),
+    Mutation(
+        "two log-probabilities of a token added up in place of their mean",
+        "likelihoods/coupled.py",
+        "coefficient = torch.cat([everything.float(), coefficient], dim=-2) / 2",
+        "coefficient = torch.cat([everything.float(), coefficient], dim=-2)",
+        "likelihoods/test_coupled.py",
+    ),
+    Mutation(
+        "later blocks visible",
+        "likelihoods/block.py",
+        "hidden = drawn | (block > chosen) | ~scored.unsqueeze(-2)",
+        "hidden = drawn | ~scored.unsqueeze(-2)",
+        "likelihoods/test_block.py",
+    ),
+    Mutation(
+        "blocks of the canvas in place of those of the answer",
+        "likelihoods/block.py",
+        "num_blocks = block.masked_fill(~scored, -1).amax(-1) + 1",
+        "num_blocks = (block[-1] + 1).expand(scored.shape[:-1])",
+        "likelihoods/test_block.py",
+    ),
+    Mutation(
+        "a step that was drawn twice counts once",
+        "likelihoods/trace.py",
+        "factor = (hits / expected).where(",
+        "factor = (1 / expected).where(",
+        "likelihoods/test_trace.py",
+    ),
+    Mutation(
+        "confident steps drawn more often, not less",
+        "likelihoods/trace.py",
+        "doubts = -step_means(_log_probs(rollouts), steps)",
+        "doubts = step_means(_log_probs(rollouts), steps)",
+        "likelihoods/test_trace.py",
+    ),
+    Mutation(
+        "state after the first step of a merged run",
+        "likelihoods/trace.py",
+        "at = first.clamp(0, steps.number.shape[-1] - 1)",
+        "at = (end - 1).clamp(0, steps.number.shape[-1] - 1)",
+        "likelihoods/test_trace.py",
+    ),
+    Mutation(
+        "views drawn by default settings, whatever is asked for",
+        "likelihoods/eubo.py",
+        "return draw_subsets(scored, self.config, generator)",
+        "return draw_subsets(scored, ElboConfig(), generator)",
+        "likelihoods/test_eubo.py",
+    ),
+    Mutation(
+        "suffix visible behind the token that is scored",
+        "likelihoods/left_to_right.py",
+        "hidden=place >= start.unsqueeze(-1)",
+        "hidden=place == start.unsqueeze(-1)",
+        "likelihoods/test_left_to_right.py",
+    ),
+    Mutation(
+        "sampled positions that do not stand for those left out",
+        "likelihoods/left_to_right.py",
+        "factor = lengths / counts.clamp(min=1)",
+        "factor = counts / counts.clamp(min=1)",
+        "likelihoods/test_left_to_right.py",
+    ),
+    Mutation(
+        "nodes of the quadrature weighed alike",
+        "likelihoods/elbo.py",
+        "coefficient = quadrature_coefficients(hidden, lengths, weights)",
+        "coefficient = reference_coefficients(hidden, lengths)",
+        "likelihoods/test_elbo.py",
+    ),
+    Mutation(
+        "exact coefficients on Bernoulli masks of squeezed rates",
+        "likelihoods/elbo.py",
+        "**draws, squeeze=False)",
+        "**draws, squeeze=config.antithetic)",
+        "likelihoods/test_elbo.py",
     ),
     # weights
     Mutation(
@@ -238,6 +413,20 @@ MUTATIONS = (
         "ess=effective_sample_size(values)",
         "ess=effective_sample_size(log_weights)",
     ),
+    Mutation(
+        "deviation of the population taken for that of a sample",
+        "weights/advantage.py",
+        'of_population=config.scale == "population_std",',
+        'of_population=config.scale == "std",',
+        "weights/test_estimators.py",
+    ),
+    Mutation(
+        "floor of the deviation forgotten",
+        "weights/advantage.py",
+        "floor=config.floor,",
+        "floor=0.0,",
+        "weights/test_estimators.py",
+    ),
     # objectives
     Mutation(
         "baseline added in place of subtracted",
@@ -254,14 +443,16 @@ MUTATIONS = (
     Mutation(
         "log p_v - log p_ref in place of log p_ref - log p_v",
         "objectives/dmpo.py",
-        "difference = self._log_probs(policy, rollouts, views) - behaviour",
-        "difference = behaviour - self._log_probs(policy, rollouts, views)",
+        "value=likelihood.log_ratio(reference, behaviour, views),",
+        "value=likelihood.log_ratio(behaviour, reference, views),",
+        "objectives/test_dmpo.py",
     ),
     Mutation(
         "reference evaluated with the weights of the policy",
         "objectives/dmpo.py",
-        "        with policy.reference():\n            difference",
-        "        if True:\n            difference",
+        "        with policy.reference():\n            reference",
+        "        if True:\n            reference",
+        "objectives/test_dmpo.py",
     ),
     Mutation(
         "model baseline frozen at the first update",
@@ -277,22 +468,158 @@ MUTATIONS = (
         "        baseline",
     ),
     Mutation(
-        "views of the first update at every update of diffu-GRPO",
-        "objectives/diffu_grpo.py",
-        "index = update if len(experience.views) > 1 else 0",
+        "views of the first update at every update of a ratio",
+        "objectives/ratio.py",
+        "index = update % len(experience.views)",
         "index = 0",
+        "objectives/test_diffu_grpo.py",
     ),
     Mutation(
         "divergence subtracted from the loss",
-        "objectives/diffu_grpo.py",
+        "objectives/ratio.py",
         "loss = loss + config.beta * divergence",
         "loss = loss - config.beta * divergence",
+        "objectives/test_ratio.py",
     ),
     Mutation(
         "rows and weights of a buffer in different orders",
         "objectives/rows.py",
-        "weights=weights.flatten(),",
-        "weights=weights.T.flatten(),",
+        "weights=weights.flatten(0, 1),",
+        "weights=weights.transpose(0, 1).flatten(0, 1),",
+        "objectives/test_dmpo.py",
+    ),
+    Mutation(
+        "mean over the responses of a slice in place of the buffer",
+        "objectives/units.py",
+        "of_rows).sum() / num_rows",
+        "of_rows).sum() / len(values)",
+        "objectives/test_units.py",
+    ),
+    Mutation(
+        "mean over views weighed by how much each scores",
+        "objectives/units.py",
+        'if normalisation == "view" and values.dim() > 2:',
+        'if normalisation == "view" and values.dim() > 3:',
+        "objectives/test_ratio.py",
+    ),
+    Mutation(
+        "log-probability of a draw without its factor R",
+        "objectives/units.py",
+        "return whole * likelihood.combine_views(token_log_probs, views)",
+        "return likelihood.combine_views(token_log_probs, views)",
+        "objectives/test_units.py",
+    ),
+    Mutation(
+        "divergence of the log-ratio per token, so divided by D twice",
+        "objectives/ratio.py",
+        "divergence = mean(per_token(estimate(difference, torch.zeros_like(difference))))",
+        "divergence = mean(estimate(per_token(difference), torch.zeros_like(difference)))",
+        "objectives/test_espo.py",
+    ),
+    Mutation(
+        "ratio of the whole response in place of that per token",
+        "objectives/espo.py",
+        "divides_by_size = True",
+        "divides_by_size = False",
+        "objectives/test_espo.py",
+    ),
+    Mutation(
+        "clip range above 1 that is that below it",
+        "objectives/ratio.py",
+        '"epsilon_high": low if high is None else high',
+        '"epsilon_high": low',
+        "objectives/test_diffu_grpo.py",
+    ),
+    Mutation(
+        "divergence to the behaviour policy whatever is asked for",
+        "objectives/ratio.py",
+        'if config.divergence_to == "reference":',
+        "if config.divergence_to is None:",
+        "objectives/test_ratio.py",
+    ),
+    Mutation(
+        "both terms of WDDO through the same draw",
+        "objectives/wddo.py",
+        "for part in (slice(half), slice(num_views - half, None))",
+        "for part in (slice(half), slice(half))",
+        "objectives/test_wddo.py",
+    ),
+    Mutation(
+        "states that score nothing take a share of the softmax",
+        "objectives/wd1pp.py",
+        "torch.softmax(values.masked_fill(~counts, -torch.inf), dim=1).nan_to_num(0.0)",
+        "torch.softmax(values, dim=1) * counts",
+        "objectives/test_wd1pp.py",
+    ),
+    Mutation(
+        "sum in place of the mean over the hidden tokens of a text",
+        "objectives/wd1pp.py",
+        "scored * (lengths / sizes.square())",
+        "scored * (lengths / sizes)",
+        "objectives/test_wd1pp.py",
+    ),
+    Mutation(
+        "lower and upper bound exchanged",
+        "objectives/spg.py",
+        "below = torch.lerp(lower, upper, share)",
+        "below = torch.lerp(upper, lower, share)",
+        "objectives/test_spg.py",
+    ),
+    Mutation(
+        "upper bound for good responses",
+        "objectives/spg.py",
+        "return torch.where(advantages < 0, below, lower)",
+        "return torch.where(advantages > 0, below, lower)",
+        "objectives/test_spg.py",
+    ),
+    Mutation(
+        "margins without the reference",
+        "objectives/vrpo.py",
+        "log_ratio = likelihood.log_ratio(current, reference, views).flatten()",
+        "log_ratio = likelihood.combine(current, views).flatten() + 0 * reference.sum()",
+        "objectives/test_vrpo.py",
+    ),
+    Mutation(
+        "groups without spread give a pair of one rollout",
+        "objectives/vrpo.py",
+        "varied = rewards.amax(dim=1) > rewards.amin(dim=1)",
+        "varied = rewards.amax(dim=1) >= rewards.amin(dim=1)",
+        "objectives/test_vrpo.py",
+    ),
+    Mutation(
+        "regression towards minus the advantage",
+        "objectives/gdsd.py",
+        "squares = (moved - targets).square()",
+        "squares = (moved + targets).square()",
+        "objectives/test_gdsd.py",
+    ),
+    Mutation(
+        "a subset and its complement taken for two draws",
+        "objectives/gdsd.py",
+        "return torch.stack(estimates.chunk(2, dim=-1)).mean(dim=0)",
+        "return estimates",
+        "objectives/test_gdsd.py",
+    ),
+    Mutation(
+        "steps of a rank compared with 0 where a rollout has none",
+        "objectives/egspo.py",
+        "total = torch.where(counts, total, sums / sizes.clamp(min=1))",
+        "total = torch.where(counts, total, 0 * sums / sizes.clamp(min=1))",
+        "objectives/test_egspo.py",
+    ),
+    Mutation(
+        "reward of a step not divided by 1 + lambda",
+        "objectives/egspo.py",
+        "return (rewards + strength * (rewards - greedy)) / (1 + strength)",
+        "return rewards + strength * (rewards - greedy)",
+        "objectives/test_egspo.py",
+    ),
+    Mutation(
+        "ratio bounded from the wrong side",
+        "objectives/bgpo.py",
+        "is_good = advantages > 0",
+        "is_good = advantages < 0",
+        "objectives/test_bgpo.py",
     ),
     # samplers
     Mutation(
@@ -391,6 +718,91 @@ MUTATIONS = (
         "self._cache.select(torch.searchsorted(self._rows, step.rows))",
         "self._cache.select(torch.arange(len(step.rows)))",
     ),
+    Mutation(
+        "largest logit in place of the largest probability",
+        "samplers/peaked.py",
+        "peak = proposal.logits.amax(dim=-1) - proposal.logits.logsumexp(dim=-1)",
+        "peak = proposal.logits.amax(dim=-1)",
+        "samplers/test_parallel_rules.py samplers/test_random_order.py",
+    ),
+    # records, training, policies
+    Mutation(
+        "flat groups kept and those whose rewards differ replaced",
+        "training/filling.py",
+        "varied = [n for n, is_flat in enumerate(flat) if not is_flat]",
+        "varied = [n for n, is_flat in enumerate(flat) if is_flat]",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "the same prompts again in every round of replacement",
+        "training/filling.py",
+        "more = self._scored(cursor + taken * self._engine.num_ranks, asked, generator)",
+        "more = self._scored(cursor, asked, generator)",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "replayed buffers that begin anew with their first step",
+        "training/settings.py",
+        "before = age * (self.updates_per_buffer // self.replay_buffers)",
+        "before = 0",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "several steps on a buffer before the next has its turn",
+        "training/settings.py",
+        "age = update % len(buffers)",
+        "age = update // (self.updates_per_buffer // self.replay_buffers) % len(buffers)",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "rows that a step looks at normalised by themselves",
+        "records.py",
+        "return replace(self.rows(rows), share_kept=share)",
+        "return replace(self.rows(rows), share_kept=share, num_rows_in_buffer=len(rows))",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "share of the rows kept that forgets an earlier choice",
+        "records.py",
+        "share = self.share_kept * len(rows) / max(1, self.num_rows)",
+        "share = len(rows) / max(1, self.num_rows)",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "row left out as soon as one of its views weighs nothing",
+        "records.py",
+        "return size if size.dim() == 1 else size.amax(dim=1)",
+        "return size if size.dim() == 1 else size.amin(dim=1)",
+        "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "last rows lost where slices do not divide the buffer",
+        "records.py",
+        "starts = range(0, self.num_rows, num_rows)",
+        "starts = range(0, max(1, self.num_rows - num_rows + 1), num_rows)",
+        "objectives/test_dmpo.py",
+    ),
+    Mutation(
+        "stored reference of the first views for every piece of a row",
+        "records.py",
+        "reference is None else reference[:, views],",
+        "reference is None else reference[:, : views.stop - views.start],",
+        "objectives/test_all_objectives.py",
+    ),
+    Mutation(
+        "gradient of weights that do not train",
+        "policies/flops.py",
+        "backward += once * (takes_gradient + layer.weight.requires_grad)",
+        "backward += once * (takes_gradient + 1)",
+        "policies/test_flops.py",
+    ),
+    Mutation(
+        "attention as costly backwards as forwards",
+        "policies/flops.py",
+        "pair=Cost(forward=attention, backward=2 * attention, recomputed=attention)",
+        "pair=Cost(forward=attention, backward=attention, recomputed=attention)",
+        "policies/test_flops.py",
+    ),
 )
 
 
@@ -405,10 +817,13 @@ class Outcome:
 def main() -> None:
     options = parse()
     numbers = options.only or range(1, len(MUTATIONS) + 1)
-    if (control := attempt(None)).caught_by is not None:
+    asked = {path: None for number in numbers for path in MUTATIONS[number - 1].tests}
+    if (control := attempt(None, tuple(asked))).caught_by is not None:
         raise SystemExit(f"a test fails without any error: {control.tail}")
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = dict(zip(numbers, pool.map(attempt, numbers), strict=True))
+        chosen = [MUTATIONS[number - 1] for number in numbers]
+        tests = [mutation.tests for mutation in chosen]
+        outcomes = dict(zip(numbers, pool.map(attempt, chosen, tests), strict=True))
     if options.only:
         for number, outcome in outcomes.items():
             print(f"{number}: {outcome.caught_by}\n{outcome.tail}\n")
@@ -422,22 +837,19 @@ def main() -> None:
         sys.exit(1)
 
 
-def attempt(number: int | None) -> Outcome:
-    """Make one error, or none, in a copy of the repository and run the tests on it."""
-    mutation = None if number is None else MUTATIONS[number - 1]
+def attempt(mutation: Mutation | None, tests: tuple[str, ...]) -> Outcome:
+    """Make one error, or none, in a copy of the repository and run tests on it."""
     with tempfile.TemporaryDirectory(prefix="dmpo-mutation-") as folder:
         copy = Path(folder) / "dmpo"
         keep = shutil.ignore_patterns(".*", "runs", "site", "__pycache__", "results")
         shutil.copytree(ROOT, copy, ignore=keep)
         if (ROOT.parent / "shared").is_dir():
             (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")
-        rooms = list(ROOMS)
         if mutation is not None:
             mutate(copy / "dmpo" / mutation.file, mutation)
-            rooms.sort(key=lambda room: room != mutation.room)
         command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider --no-header".split()
         run = subprocess.run(
-            [*command, *(f"tests/{room}" for room in rooms)],
+            [*command, *(f"tests/{path}" for path in tests)],
             cwd=copy,
             env={
                 **os.environ,
