@@ -71,3 +71,11 @@ def test_distinct_draws_are_different_and_end_where_nothing_is_left():
     assert (drawn.sort(-1).values == torch.tensor([-1, 0, 2, 3])).all()
     first = torch.bincount(drawn[:, 0], minlength=4) / 5000
     assert first.tolist() == pytest.approx([0.5, 0, 0.2, 0.3], abs=0.03)
+
+
+def test_distinct_draws_are_in_proportion_among_many():
+    chances = torch.tensor([0.4, *[0.1] * 6]).expand(5000, 7)
+    first, second = distinct_draws(chances.log(), 2, rng()).unbind(-1)
+    assert (first == 0).double().mean().item() == pytest.approx(0.4, abs=0.03)
+    # What is left over is drawn from in proportion again: 0.6 · 0.4/0.9.
+    assert (second == 0).double().mean().item() == pytest.approx(0.6 * 4 / 9, abs=0.03)

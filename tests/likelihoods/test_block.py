@@ -71,6 +71,15 @@ def test_blocks_of_a_row_are_those_of_its_answer():
     assert set(views.coefficient[0, :, 1, 2].tolist()) == {0.0, 2.0}
 
 
+def test_no_view_is_spent_on_a_block_behind_the_answer():
+    answer = torch.tensor([True, True, False, False]).expand(1, 200, 4)
+    rollouts = rollouts_of(PROMPT, RESPONSES[0].expand(1, 200, 4), answer_mask=answer)
+    views = block(block_length=2, num_views=2).views(rollouts, rng())
+    # One block over two views: (2 + 1)/2 and (2 + 1)/1, halved.
+    for view in views.coefficient[0].unbind(-2):
+        assert set(view[:, :2].flatten().tolist()) == {0.0, 0.75, 1.5}
+
+
 def test_context_masks_hide_prompt_and_earlier_blocks_unscored():
     prompts, real = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[False, True, True]])
     rollouts = rollouts_of(prompts, RESPONSES[0].expand(1, 2000, 4), prompt_mask=real)
