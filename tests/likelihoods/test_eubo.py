@@ -49,9 +49,14 @@ def test_eubo_is_the_log_prob_where_what_is_visible_does_not_matter(seed, power)
     assert torch.allclose(bound_over_all_subsets(policy, power), truth)
 
 
-def test_eubo_draws_what_the_elbo_draws():
-    ours = EuboLikelihood(EuboConfig()).views(all_rollouts(), rng())
-    elbo = ElboLikelihood(ElboConfig()).views(all_rollouts(), rng())
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_views": 3, "masking": "quadrature"}, {"antithetic": False, "stratified": False}],
+    ids=str,
+)
+def test_eubo_draws_what_the_elbo_draws(settings):
+    ours = EuboLikelihood(EuboConfig(**settings)).views(all_rollouts(), rng())
+    elbo = ElboLikelihood(ElboConfig(**settings)).views(all_rollouts(), rng())
     assert torch.equal(ours.hidden, elbo.hidden)
     assert torch.equal(ours.coefficient, elbo.coefficient)
 
