@@ -19,8 +19,9 @@ def clean_states(threshold: float):
     return LIKELIHOODS.build("trace", {**settings, "clip_clean_state": threshold})
 
 
-def test_only_probable_tokens_and_those_of_the_step_itself_move_the_policy():
-    objective = registered("rldf", likelihood=clean_states(0.4), beta=0.0)
+@pytest.mark.parametrize("name", ["rldf", "espo"])
+def test_only_probable_tokens_and_those_of_the_step_itself_move_the_policy(name):
+    objective = registered(name, likelihood=clean_states(0.4), beta=0.0)
     policy = policy_of(2)
     _, batch = step(objective, policy, drawn_buffer(policy))
     scores = view_log_probs(
@@ -60,3 +61,10 @@ def test_small_spreads_are_not_blown_up():
     # Sample deviations .001, below the floor of .01, and 1.
     expected = [-0.05, -0.05, -0.05, 0.15, -0.5, -0.5, -0.5, 1.5]
     assert batch.weights.tolist() == pytest.approx(expected)
+
+
+def test_nothing_corrects_for_which_states_are_drawn():
+    policy = policy_of(2)
+    _, batch = step(registered("rldf"), policy, drawn_buffer(policy))
+    assert batch.views.coefficient.unique().tolist() == [0, 1]
+    assert batch.views.threshold == 0.6

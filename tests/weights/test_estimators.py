@@ -204,7 +204,7 @@ def test_advantage_is_divided_by_the_floor_where_the_deviation_is_below_it():
 def test_advantages_of_equal_rewards_are_zero_whatever_divides_them(scale):
     settings = {} if scale == "none" else {"epsilon": 0.0}
     # The mean of these, rounded, is none of them.
-    got = advantages([[0.1] * 3, [0.7] * 3], scale=scale, **settings).values
+    got = advantages([[0.1] * 7, [0.7] * 7], scale=scale, **settings).values
     assert not got.any()
 
 
