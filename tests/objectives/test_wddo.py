@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import logsigmoid
 
 from dmpo.errors import ConfigError
 from dmpo.likelihoods.base import LikelihoodConfig
@@ -85,6 +86,19 @@ def test_terms_look_through_two_draws_that_hold_whole_pairs() -> None:
         scored = rollouts.answer_mask.unsqueeze(2)
         assert ((first ^ second) | ~scored).all()
     assert not hidden[:, :, :4].equal(hidden[:, :, 4:])
+
+
+def test_each_term_reads_a_draw_of_its_own() -> None:
+    policy, objective = moved_policy(), wddo(ELBO, beta=0.7, gamma=0.4)
+    rollouts, rewards = two_groups()
+    experience = objective.prepare(policy, rollouts, rewards, rng())
+    move(policy)
+    views = experience.views[1]
+    moved = objective._log_probs(policy, rollouts, views) - experience.behaviour_log_probs[1]
+    real, fake = (views.coefficient * moved).sum(-1).unflatten(-1, (2, 4)).sum(-1).unbind(-1)
+    terms = experience.weights.values * logsigmoid(0.7 * real) + 0.4 * logsigmoid(-0.7 * fake)
+    batch = objective.draw(policy, experience, rng(), update=1)
+    assert objective.loss(policy, batch).loss.item() == pytest.approx(-terms.mean().item())
 
 
 @pytest.mark.parametrize(

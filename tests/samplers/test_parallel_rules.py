@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from dmpo.errors import ConfigError
 from dmpo.registry import SAMPLERS
+from dmpo.samplers.block_loop import Proposal
 from dmpo.samplers.entropy_bound import EntropyBoundRule
 from dmpo.samplers.factor import FactorRule
+from dmpo.samplers.peaked import PeakedRule
 from tests.oracles.samplers import (
     chi_square_p_value,
     entropy_choice,
@@ -156,6 +158,22 @@ def test_frequencies_agree_with_the_exact_distribution(name, config, reveals, te
     observed = torch.bincount(codes, minlength=9).tolist()
     assert sum(exact.values()) == pytest.approx(1, abs=1e-6)
     assert chi_square_p_value(observed, list(exact.values())) > 1e-4
+
+
+def test_peaked_compares_probabilities_not_logits():
+    logits = torch.tensor([[[5.0, 5.0], [0.0, -3.0], [1.0, 0.0]]])
+    nothing, everything = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool)
+    proposal = Proposal(
+        logits=logits,
+        tokens=nothing,
+        current=nothing,
+        valid=everything,
+        hidden=everything,
+        newly_revealed=nothing[:, 0],
+        step=0,
+    )
+    assert PeakedRule((1,)).reveal(proposal).tolist() == [[False, True, False]]
+    assert PeakedRule((2,)).reveal(proposal).tolist() == [[False, True, True]]
 
 
 @pytest.mark.parametrize(
