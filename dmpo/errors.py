@@ -118,11 +118,15 @@ def nearest_name(given: str, accepted: Iterable[str]) -> str | None:
         accepted: The names to compare with.
 
     Returns:
-        The closest accepted name by :mod:`difflib`'s ratio (cut-off 0.5), or None.
+        The closest accepted name by :mod:`difflib`'s ratio (cut-off 0.5), or None. Of names that
+        come near, one made of the very same letters is taken for the one that was meant.
 
     Example:
         >>> nearest_name("medn", ["mean", "model"])
         'mean'
+        >>> nearest_name("dpmo", ["dmpo", "gdpo"])
+        'dmpo'
     """
-    matches = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    matches = difflib.get_close_matches(given, list(accepted), n=5, cutoff=0.5)
+    swapped = [match for match in matches if sorted(match) == sorted(given)]
+    return next(iter(swapped or matches), None)
