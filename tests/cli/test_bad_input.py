@@ -138,7 +138,7 @@ def refuse(capsys: Capture, *arguments: str, code: int, text: str) -> Said:
         ("rewards=[]", "rewards: must not be empty; given []"),
         ("rewards=3", "rewards: must be a list; given 3"),
         ("rewards.5=task", "rewards.5: not an element of the list; accepted: 0 to 1"),
-        ("rewards=[tsak]", "rewards.0: unknown name 'tsak'; accepted: function, given_order, task. Did you"),
+        ("rewards=[tsak]", "unknown name 'tsak'; accepted: function, given_order, task. Did you"),
         ("rewards.0.weight=.nan", "rewards.0.weight: must be a finite number; given nan"),
         ("rewards=['mine.py:']", "must be module:function or file.py:function; given 'mine.py:'"),
         ("sampler.temperature=.inf", "sampler.temperature: must be a finite number"),
