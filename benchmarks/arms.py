@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,20 @@ def run_all(jobs: Sequence[dict], path: Path | None, *, processes: int) -> list[
     done = finished(path)
     left = [job for job in jobs if key(job) not in done]
     print(f"{len(jobs) - len(left)} runs are there, {len(left)} to go", flush=True)
-    for record in _records(left, processes):
+    for record in in_processes(run, left, processes):
         # Several calls may share a file: what others have added stays.
         done = {**done, **finished(path), key(record["job"]): record}
         print(line(record), flush=True)
         if path is not None:
-            runs = ",\n".join(json.dumps(one) for one in done.values())
-            replace_text(
-                path, f'{{"versions": {json.dumps(dict(versions()))},\n"runs": [\n{runs}\n]}}\n'
-            )
+            keep(path, done)
     return [done[key(job)] for job in jobs]
+
+
+def keep(path: Path, done: Mapping[str, dict]) -> None:
+    """Write all runs, one a line."""
+    runs = ",\n".join(json.dumps(one) for one in done.values())
+    text = f'{{"versions": {json.dumps(dict(versions()))},\n"runs": [\n{runs}\n]}}\n'
+    replace_text(path, text)
 
 
 def line(record: Mapping[str, Any]) -> str:
@@ -127,7 +131,10 @@ def line(record: Mapping[str, Any]) -> str:
     return f"{what}: {figures}; {record['tokens'] / 1e6:.2f} M tokens, {record['seconds']} s"
 
 
-def _records(jobs: Sequence[dict], processes: int) -> Iterator[dict]:
+def in_processes(
+    run: Callable[[dict], dict], jobs: Sequence[dict], processes: int
+) -> Iterator[dict]:
+    """Yield the record of each job as it is finished; one thread a process."""
     if processes == 1:
         torch.set_num_threads(1)
         yield from map(run, jobs)
@@ -244,18 +251,24 @@ class _Log:
             raise _EnoughError
 
 
-def exact(policy: DiffusionPolicy, task: Task, split: Split) -> dict[str, float]:
+def exact(
+    policy: DiffusionPolicy,
+    task: Task,
+    split: Split,
+    *,
+    alpha: float = EXACT_ALPHA,
+    num_prompts: int = ENUMERATED,
+) -> dict[str, float]:
     """Return figures by enumeration, means over the first prompts of a split."""
+    examples = task.examples(split)[:num_prompts]
     each = [
         exact_figures(
             _probabilities(policy, example),
             reference,
             answer_table(task, example, DIGITS, task.response_length).is_right,
-            EXACT_ALPHA,
+            alpha,
         )
-        for example, reference in zip(
-            task.examples(split)[:ENUMERATED], _references(split), strict=True
-        )
+        for example, reference in zip(examples, _references(split, num_prompts), strict=True)
     ]
     return {
         "exact accuracy": statistics.mean(one.accuracy for one in each),
@@ -265,11 +278,11 @@ def exact(policy: DiffusionPolicy, task: Task, split: Split) -> dict[str, float]
 
 
 @functools.cache
-def _references(split: Split) -> list[torch.Tensor]:
+def _references(split: Split, num_prompts: int) -> list[torch.Tensor]:
     """Return the probabilities of the policy before training; one pass for all runs."""
     policy = POLICIES.build("llada")
     task = TASK_REGISTRY.build("digit_sum")
-    return [_probabilities(policy, example) for example in task.examples(split)[:ENUMERATED]]
+    return [_probabilities(policy, example) for example in task.examples(split)[:num_prompts]]
 
 
 def _probabilities(policy: DiffusionPolicy, example: Example) -> torch.Tensor:

@@ -20,11 +20,9 @@ with the same settings goes on from there.
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import math
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -34,11 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.provenance import provenance, versions
+from benchmarks.arms import exact, finished, in_processes, keep, key
+from benchmarks.provenance import provenance
 from dmpo.config.assembly import build_evaluator, build_light_parts, build_training_parts
 from dmpo.config.layers import sourced
 from dmpo.config.recipes import recipe_chain
@@ -46,14 +43,10 @@ from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
 from dmpo.files import replace_text
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Example, Split
-from dmpo.registry import POLICIES
-from dmpo.registry import TASKS as TASK_REGISTRY
 from dmpo.tasks.base import Task
 from dmpo.training.events import Event, StepDone
 from dmpo.training.randomness import generator_for
 from dmpo.training.trainer import Trainer
-from tests.oracles.enumeration import answer_table, exact_figures, response_probabilities
 
 RESULTS = Path(__file__).parent / "results"
 BASELINES = ("none", "mean", "individual", "model")
@@ -98,15 +91,15 @@ SHOWN = {
 def main() -> None:
     options = parse(sys.argv[1:])
     path = RESULTS / f"{options.name}.json" if options.name else None
-    finished = _finished(path)
-    jobs = [job for job in _jobs(options) if _key(job) not in finished]
-    print(f"{len(finished)} runs are there, {len(jobs)} to go")
-    for record in _records(jobs, options.jobs):
-        finished[_key(record["job"])] = record
+    done = finished(path)
+    jobs = [job for job in _jobs(options) if key(job) not in done]
+    print(f"{len(done)} runs are there, {len(jobs)} to go")
+    for record in in_processes(run, jobs, options.jobs):
+        done[key(record["job"])] = record
         print(_line(record), flush=True)
         if path is not None:
-            replace_text(path, _json(finished))
-    wanted = [finished[_key(job)] for job in _jobs(options)]
+            keep(path, done)
+    wanted = [done[key(job)] for job in _jobs(options)]
     text = report(wanted, options)
     print(text)
     if options.name:
@@ -167,31 +160,6 @@ def _settings(task: str, alpha: float, steps: int | None, extra: Sequence[tuple[
         given = json.loads(value)
         settings[section] = {**settings.get(section, {}), key: given} if key else given
     return settings
-
-
-def _key(job: Mapping[str, Any]) -> str:
-    return json.dumps(job, sort_keys=True)
-
-
-def _finished(path: Path | None) -> dict[str, dict]:
-    if path is None or not path.exists():
-        return {}
-    return {_key(run["job"]): run for run in json.loads(path.read_text(encoding="utf-8"))["runs"]}
-
-
-def _json(finished: Mapping[str, dict]) -> str:
-    runs = ",\n".join(json.dumps(run) for run in finished.values())
-    return f'{{"versions": {json.dumps(dict(versions()))},\n"runs": [\n{runs}\n]}}\n'
-
-
-def _records(jobs: Sequence[dict], num_processes: int) -> Iterator[dict]:
-    if num_processes == 1:
-        torch.set_num_threads(1)
-        yield from map(run, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(num_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.imap_unordered(run, jobs)
 
 
 def run(job: dict) -> dict:
@@ -258,41 +226,9 @@ def evaluate(config: RunConfig, policy: DiffusionPolicy, task: Task) -> dict[str
     if config.task.name == "digit_sum":
         figures["distinct right answers"] = result.distinct_right
         alpha = config.weights.parameters["alpha"]
-        figures |= exact(policy, task, config.evaluation.split, alpha)
+        split = config.evaluation.split
+        figures |= exact(policy, task, split, alpha=alpha, num_prompts=ENUMERATED)
     return figures
-
-
-def exact(policy: DiffusionPolicy, task: Task, split: Split, alpha: float) -> dict[str, float]:
-    """Return figures by enumeration, means over the first prompts of a split."""
-    each = [
-        exact_figures(
-            _probabilities(policy, example),
-            reference,
-            answer_table(task, example, DIGITS, task.response_length).is_right,
-            alpha,
-        )
-        for example, reference in zip(
-            task.examples(split)[:ENUMERATED], _references(split), strict=True
-        )
-    ]
-    return {
-        "exact accuracy": statistics.mean(one.accuracy for one in each),
-        "effective right answers": statistics.mean(one.effective_answers for one in each),
-        "divergence": statistics.mean(one.divergence for one in each),
-    }
-
-
-@functools.cache
-def _references(split: Split) -> list[torch.Tensor]:
-    """Return the probabilities of the policy before training; one pass for all runs."""
-    policy = POLICIES.build("llada")
-    task = TASK_REGISTRY.build("digit_sum")
-    return [_probabilities(policy, example) for example in task.examples(split)[:ENUMERATED]]
-
-
-def _probabilities(policy: DiffusionPolicy, example: Example) -> torch.Tensor:
-    alphabet = policy.encode_completions([DIGITS], len(DIGITS))[0]
-    return response_probabilities(policy, example, alphabet, 4).flatten()
 
 
 def _line(record: dict) -> str:
