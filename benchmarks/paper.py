@@ -25,13 +25,30 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arms import RESULTS, run_all
-from benchmarks.noise import BUDGET, LOSS, RATES, TEST_SEEDS, best_rates
+from benchmarks.arms import HEADLINE, RESULTS, finished, run_all
+from benchmarks.arms_report import (
+    by_arm,
+    compute_to_reach,
+    figure,
+    mean_curve,
+    mean_figure,
+    table,
+)
+from benchmarks.noise import BUDGET, LOSS, RATES, TEST_SEEDS, before, best_rates
+from benchmarks.provenance import provenance
+from dmpo.files import replace_text
 
 PARTS = ("versus", "updates", "groups", "samplers", "objectives")
 PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
 ON_POLICY = {"training.updates_per_buffer": 1}
 GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
+HEADINGS = {
+    "versus": "DMPO against diffu-GRPO",
+    "updates": "F, gradient steps on one buffer",
+    "groups": "N, rollouts of one prompt, at equal B·N",
+    "samplers": "Fast samplers against the random order",
+    "objectives": "All objectives",
+}
 """Views of an objective that looks at states of the path: all there are."""
 
 
@@ -72,9 +89,6 @@ def objectives(task: str) -> Mapping[str, dict[str, Any]]:
     }
     others = ("wddo", "coupled_grpo", "unigrpo", "espo", "bgpo", "vrpo", "gdsd", "wd1")
     named |= {name: {"objective": name} for name in others}
-    for settings in named.values():
-        if settings.get("objective") in ("just_grpo", "diffu_grpo"):
-            continue
     return named
 
 
@@ -146,9 +160,73 @@ def test_jobs(
             yield job(task, arm, {**settings, "training.learning_rate": rate}, seed, "test")
 
 
+def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
+    """Return tables of every part and the picture of curves and of entropy against reward."""
+    runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
+    lines = [
+        "# The paper's questions on the tiny testbeds",
+        "",
+        "Test split, mean ± half of the 95% t-interval over seeds; learning rates chosen on the "
+        "validation split, seed 0. The baseline ablation is [a page of its own](baselines.md). "
+        "*Entropy* is that of the distributions the tokens of rollouts were drawn from, mean over "
+        "training; the same for *ESS*, *noise* and *spread*.",
+        "",
+    ]
+    panels = []
+    for part in PARTS:
+        lines += [f"## {HEADINGS[part]}", ""]
+        for task in tasks:
+            names = arms(task, part)
+            every = [run for run in runs if run["job"]["task"] == task]
+            start = next((run for run in every if not run["job"]["budget"]), None)
+            mine = by_arm(run for run in every if run["job"]["arm"] in names)
+            if not mine or start is None:
+                continue
+            seeds = max(map(len, mine.values()))
+            lines += [f"### {task}, {BUDGET[task] / 1e6:g} M model tokens, {seeds} seeds", ""]
+            lines += table(task, mine, start, headline=HEADLINE[task])
+            if part in ("versus", "objectives") and "diffu_grpo" in mine:
+                lines += _shares(mine, HEADLINE[task], start["figures"][HEADLINE[task]])
+            if part == "versus":
+                panels.append(_against_compute(task, mine))
+                panels.append(_against_entropy(task, mine))
+    seconds = sum(run["seconds"] for run in runs)
+    lines += [*provenance(), f"- {len(runs)} runs, {seconds:.0f} s in all (added up)", ""]
+    return "\n".join(lines), figure(panels)
+
+
+def _shares(mine: Mapping[str, Sequence[Any]], name: str, start: float) -> list[str]:
+    level, budget = (mean_curve(mine["diffu_grpo"], name)[-1][n] for n in (1, 0))
+    lines = [f"Share of the budget at which the mean curve reaches diffu-GRPO's end ({level:.3f}):"]
+    lines.append("")
+    for arm, records in sorted(mine.items(), key=lambda one: -mean_figure(one[1], name)):
+        needed = compute_to_reach(records, name, level, start)
+        lines.append(f"- {arm}: {'not reached' if needed is None else f'{needed / budget:.0%}'}")
+    return [*lines, ""]
+
+
+def _against_compute(task: str, mine: Mapping[str, Sequence[Any]]) -> tuple:
+    name = HEADLINE[task]
+    curves = {arm: mean_curve(records, name) for arm, records in mine.items()}
+    return task, "model tokens, millions", name, curves
+
+
+def _against_entropy(task: str, mine: Mapping[str, Sequence[Any]]) -> tuple:
+    """Return reward against rollout entropy, buffer by buffer, of the first seed."""
+    curves = {
+        arm: [
+            (row["rollout/entropy"], *[row["reward/mean"]] * 3)
+            for row in records[0]["training"]
+            if "rollout/entropy" in row
+        ]
+        for arm, records in mine.items()
+    }
+    return f"{task}, one seed", "rollout entropy, nats per token", "reward", curves
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=["tune", "test"], required=True)
+    parser.add_argument("--stage", choices=["tune", "test", "report"], required=True)
     parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
@@ -156,10 +234,17 @@ def main() -> None:
     parser.add_argument("--name", default="paper", help="results/NAME.json keeps every run")
     options = parser.parse_args()
     path = RESULTS / f"{options.name}.json"
+    if options.stage == "report":
+        text, picture = report(path, options.tasks)
+        print(text)
+        replace_text(path.with_suffix(".md"), text)
+        replace_text(path.with_suffix(".svg"), picture)
+        return
     if options.stage == "tune":
         jobs = list(tuning_jobs(options.tasks))
     else:
-        jobs = list(test_jobs(options.tasks, options.parts, options.seeds, path))
+        jobs = [before(task) for task in options.tasks]
+        jobs += test_jobs(options.tasks, options.parts, options.seeds, path)
     distinct = list(
         {
             (
