@@ -41,6 +41,7 @@ from dmpo.files import replace_text
 PARTS = ("versus", "updates", "groups", "samplers", "objectives")
 PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
 ON_POLICY = {"training.updates_per_buffer": 1}
+LEFT_TO_RIGHT = {"name": "roar", "block_length": 1, "tokens_per_step": 1}
 GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
 HEADINGS = {
     "versus": "DMPO against diffu-GRPO",
@@ -80,7 +81,7 @@ def objectives(task: str) -> Mapping[str, dict[str, Any]]:
         "dmpo": dmpo(task),
         "dmpo, the paper's form": paper_form(task),
         "diffu_grpo": {"objective": "diffu_grpo", **PLAIN},
-        "just_grpo": {"objective": "just_grpo", "sampler.block_length": 1, **ON_POLICY},
+        "just_grpo": {"objective": "just_grpo", "sampler": LEFT_TO_RIGHT, **ON_POLICY},
         "trace_rl": {"objective": "trace_rl"},
         "egspo": {"objective": "egspo", "likelihood.num_views": steps},
         "rldf": {"objective": "rldf"},
