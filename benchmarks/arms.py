@@ -106,6 +106,8 @@ def run_all(jobs: Sequence[dict], path: Path | None, *, processes: int) -> list[
     """Run what is not finished yet, keep every run at once, and return all in order."""
     done = finished(path)
     left = [job for job in jobs if key(job) not in done]
+    for job in left:
+        build_light_parts(config_of(job))  # a contradiction shows before any run has begun
     print(f"{len(jobs) - len(left)} runs are there, {len(left)} to go", flush=True)
     for record in in_processes(run, left, processes):
         # Several calls may share a file: what others have added stays.

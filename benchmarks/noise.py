@@ -83,12 +83,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
         "training.replay_buffers": 2,
     },
     "α 0, η 10, none (rejection sampling)": {
-        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0},
+        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0, "coefficient": 1.0},
         "baseline": "none",
         **SKIP,
     },
     "α 0, η 10, model": {
-        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0},
+        "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0, "coefficient": 1.0},
         "baseline": "model",
     },
     "diffu-GRPO, β 0": {
