@@ -122,17 +122,22 @@ class TrainingSettings(OptimizationSettings):
         before = age * (self.updates_per_buffer // self.replay_buffers)
         return buffers[age], before + update // len(buffers)
 
-    def seconds_left(self, step: int, seconds: float, model_tokens: int = 0) -> float:
+    def seconds_left(
+        self, step: int, seconds: float, *, model_tokens: int = 0, model_flops: int = 0
+    ) -> float:
         """Return the estimated seconds of training to come, by whichever limit comes first.
 
         Args:
             step: Gradient steps taken.
             seconds: Seconds that they took.
             model_tokens: Model tokens that they cost.
+            model_flops: Floating-point operations that they cost.
         """
         estimates = [(self.num_steps - step) * seconds / max(1, step)]
         if self.max_seconds is not None:
             estimates.append(self.max_seconds - seconds)
-        if self.max_model_tokens is not None and model_tokens > 0:
-            estimates.append((self.max_model_tokens / model_tokens - 1) * seconds)
+        budgets = [(self.max_model_tokens, model_tokens), (self.max_model_flops, model_flops)]
+        for limit, used in budgets:
+            if limit is not None and used > 0:
+                estimates.append((limit / used - 1) * seconds)
         return max(0.0, min(estimates))

@@ -339,7 +339,12 @@ class Trainer:
                 num_steps=self._settings.num_steps,
                 metrics={**self._buffer_metrics, **metrics, **phases},
                 seconds=now.seconds,
-                seconds_left=self._settings.seconds_left(now.step, now.seconds, now.model_tokens),
+                seconds_left=self._settings.seconds_left(
+                    now.step,
+                    now.seconds,
+                    model_tokens=now.model_tokens,
+                    model_flops=now.model_flops,
+                ),
             )
         )
 

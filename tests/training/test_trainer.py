@@ -270,6 +270,13 @@ def test_time_left_shrinks_to_nothing(tmp_path: Path) -> None:
     assert left[-1] == 0
 
 
+@pytest.mark.parametrize("limit", ["tokens", "flops"])
+def test_time_left_is_that_of_the_budget_that_ends_first(limit: str) -> None:
+    settings = small_settings(num_steps=1000, **{f"max_model_{limit}": 400.0})
+    left = settings.seconds_left(10, 5.0, model_tokens=100, model_flops=100)
+    assert left == pytest.approx(15)
+
+
 def test_group_larger_than_a_forward_pass_is_refused() -> None:
     with pytest.raises(ValueError, match="rows_per_forward 2 is less than rollouts_per_prompt 4"):
         small_settings(rows_per_forward=2)
