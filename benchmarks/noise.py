@@ -146,8 +146,7 @@ def best_rates(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]
 
 def before(task: str) -> dict:
     """Return the job that only measures the policy as it is."""
-    settings = settings_of(task, "diffu-GRPO, β 0", 0.0001)
-    return {**job(task, "(before)", 1e-4, 0, "test"), "settings": settings, "budget": 0}
+    return {**job(task, "diffu-GRPO, β 0", 1e-4, 0, "test"), "arm": "(before)", "budget": 0}
 
 
 def write_report(path: Path, options: argparse.Namespace) -> None:
