@@ -1,6 +1,6 @@
 """The question of `benchmarks/noise.py` where KL(p* ‖ p_θ) is a sum, by enumeration.
 
-    python benchmarks/noise_exact.py --name noise_exact     # a quarter of an hour of one core
+    python benchmarks/noise_exact.py --name noise_exact     # eight minutes of one core
     python benchmarks/noise_exact.py --steps 40             # a quick look
 
 Link × likelihood × baseline × c × replay. Vocabulary 3, four tokens, 81 responses, a table for a
