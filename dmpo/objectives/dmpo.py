@@ -17,8 +17,9 @@ from torch import Tensor
 
 from dmpo.diffusion.losses import weighted_denoising_cross_entropy
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import rollout_log_probs, view_log_probs
+from dmpo.likelihoods.base import view_log_probs
 from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.frozen import behaviour_log_probs, buffer_log_probs, reference_log_ratio
 from dmpo.objectives.metrics import log_ratio_metrics, real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.policies.base import DiffusionPolicy
@@ -134,18 +135,10 @@ class DmpoObjective(Objective):
         views = likelihood.views(rollouts, generator)
         if not compares:
             return views, None, None
-        behaviour = likelihood.recorded_log_probs(rollouts, views)
-        if behaviour is None:
-            behaviour = self._log_probs(policy, rollouts, views)
-        behaviour = behaviour.to(policy.device)
+        behaviour = behaviour_log_probs(self.parts, likelihood, policy, rollouts, views)
         if not self.needs_reference:
             return views, behaviour, None
-        with policy.reference():
-            reference = self._log_probs(policy, rollouts, views)
-        log_ratio = LogRatio(
-            value=likelihood.log_ratio(reference, behaviour, views),
-            standard_error=likelihood.standard_error(reference - behaviour, views),
-        )
+        log_ratio = reference_log_ratio(self.parts, policy, rollouts, views, behaviour)
         return views, behaviour, log_ratio
 
     def draw(
@@ -188,15 +181,8 @@ class DmpoObjective(Objective):
             # θ is still the behaviour policy.
             return torch.zeros_like(experience.weights.values)
         views, behaviour = experience.views[0], experience.behaviour_log_probs[0]
-        current = self._log_probs(policy, experience.rollouts, views)
+        current = buffer_log_probs(self.parts, policy, experience.rollouts, views)
         return self.parts.ratio_likelihood.log_ratio(current, behaviour.to(current.device), views)
-
-    def _log_probs(
-        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
-    ) -> Float[Tensor, "B N R D"]:
-        return rollout_log_probs(
-            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
-        )
 
     def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
         """Return WDCE of a slice of rows over the rows of the buffer."""

@@ -29,10 +29,16 @@ from dmpo.errors import ConfigError
 from dmpo.likelihoods.base import (
     Likelihood,
     counted_coefficient,
-    rollout_log_probs,
     view_log_probs,
 )
 from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.frozen import (
+    StoredViews,
+    behaviour_log_probs,
+    buffer_log_probs,
+    real_weights,
+    view_sets,
+)
 from dmpo.objectives.metrics import real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.objectives.units import (
@@ -58,11 +64,7 @@ class FrozenViewsConfig(PluginConfig):
     """What is told to whatever stores its views with the buffer."""
 
     beta: float = Field(0.0, ge=0, description="Factor of the divergence.")
-    views: Literal["per_update", "shared"] = Field(
-        "per_update",
-        description="Views of their own for each of the F updates, stored with the buffer, or one "
-        "set for all of them.",
-    )
+    views: StoredViews = "per_update"
 
 
 class RatioConfig(FrozenViewsConfig):
@@ -156,16 +158,19 @@ class FrozenViewsObjective(Objective, ABC):
         parts = self.parts
         total = rewards.total.to(policy.device)
         weights = parts.weights.estimate(total, None)
-        is_shared = parts.likelihood.is_deterministic or self.config.views == "shared"
-        num_sets = 1 if is_shared else parts.updates_per_buffer
-        views = tuple(parts.likelihood.views(rollouts, generator) for _ in range(num_sets))
+        views = view_sets(
+            parts, self.config.views, lambda: parts.likelihood.views(rollouts, generator)
+        )
         behaviour: tuple[Tensor, ...] = ()
         if self.needs_behaviour:
-            behaviour = tuple(self._behaviour(policy, rollouts, each) for each in views)
+            behaviour = tuple(
+                behaviour_log_probs(parts, parts.likelihood, policy, rollouts, each)
+                for each in views
+            )
         reference: tuple[Tensor, ...] = ()
         if self.needs_reference:
             with policy.reference():
-                reference = tuple(self._log_probs(policy, rollouts, each) for each in views)
+                reference = tuple(buffer_log_probs(parts, policy, rollouts, each) for each in views)
         return Experience(
             rollouts=rollouts,
             rewards=rewards,
@@ -194,21 +199,6 @@ class FrozenViewsObjective(Objective, ABC):
         """Return what a row's views weigh together, where the loss divides by it; else None."""
         return None
 
-    def _behaviour(
-        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
-    ) -> Float[Tensor, "B N R D"]:
-        recorded = self.parts.likelihood.recorded_log_probs(rollouts, views)
-        if recorded is None:
-            return self._log_probs(policy, rollouts, views)
-        return recorded.to(policy.device)
-
-    def _log_probs(
-        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
-    ) -> Float[Tensor, "B N R D"]:
-        return rollout_log_probs(
-            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
-        )
-
     def draw(
         self,
         policy: DiffusionPolicy,  # noqa: ARG002
@@ -223,9 +213,7 @@ class FrozenViewsObjective(Objective, ABC):
         behaviour, reference = experience.behaviour_log_probs, experience.reference_log_probs
         advantages = experience.view_weights
         if advantages is None:
-            advantages = experience.weights.values
-            if experience.baseline_weights is not None:
-                advantages = advantages - self.parts.baseline.strength * experience.baseline_weights
+            advantages = real_weights(self.parts, experience)
         return batch_rows(
             experience,
             views,

@@ -22,6 +22,7 @@ from dmpo.diffusion.losses import weighted_denoising_cross_entropy
 from dmpo.errors import ConfigError
 from dmpo.likelihoods.base import counted_coefficient, view_log_probs
 from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.frozen import real_weights
 from dmpo.objectives.metrics import real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.policies.base import DiffusionPolicy
@@ -142,9 +143,7 @@ class SpgObjective(Objective):
     ) -> Batch:
         """Draw fresh views."""
         parts, rollouts = self.parts, experience.rollouts
-        real = experience.weights.values
-        if experience.baseline_weights is not None:
-            real = real - parts.baseline.strength * experience.baseline_weights
+        real = real_weights(parts, experience)
         return batch_rows(
             experience,
             parts.likelihood.views(rollouts, generator),

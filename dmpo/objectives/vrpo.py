@@ -25,8 +25,9 @@ from torch.nn.functional import logsigmoid
 
 from dmpo.diffusion.losses import preference_margins, preference_weights
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import rollout_log_probs, view_log_probs
+from dmpo.likelihoods.base import view_log_probs
 from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.frozen import StoredViews, buffer_log_probs, view_sets
 from dmpo.objectives.metrics import real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.policies.base import DiffusionPolicy
@@ -50,11 +51,7 @@ class VrpoConfig(PluginConfig):
     sft: float = Field(
         0.0, ge=0, description="Factor of the cross-entropy per token of the chosen ones."
     )
-    views: Literal["per_update", "shared"] = Field(
-        "per_update",
-        description="Views of their own for each of the F updates, stored with the buffer, or one "
-        "set for all of them.",
-    )
+    views: StoredViews = "per_update"
 
 
 @final
@@ -109,11 +106,11 @@ class VrpoObjective(Objective):
         """Freeze, for each update, views of the rollouts in a pair, with log π_ref on them."""
         parts = self.parts
         weights = parts.weights.estimate(rewards.total.to(policy.device), None)
-        is_shared = parts.likelihood.is_deterministic or self.config.views == "shared"
-        num_sets = 1 if is_shared else parts.updates_per_buffer
-        views = tuple(self._views(rollouts, rewards, generator) for _ in range(num_sets))
+        views = view_sets(
+            parts, self.config.views, lambda: self._views(rollouts, rewards, generator)
+        )
         with policy.reference():
-            reference = tuple(self._log_probs(policy, rollouts, each) for each in views)
+            reference = tuple(buffer_log_probs(parts, policy, rollouts, each) for each in views)
         return Experience(
             rollouts=rollouts,
             rewards=rewards,
@@ -134,13 +131,6 @@ class VrpoObjective(Objective):
         rows = paired.reshape(rollouts.num_prompts, rollouts.num_rollouts, 1, 1)
         return replace(views, coefficient=views.coefficient * rows)
 
-    def _log_probs(
-        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
-    ) -> Float[Tensor, "B N R D"]:
-        return rollout_log_probs(
-            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
-        )
-
     def draw(
         self,
         policy: DiffusionPolicy,
@@ -153,7 +143,7 @@ class VrpoObjective(Objective):
         config, likelihood, rollouts = self.config, self.parts.likelihood, experience.rollouts
         index = update % len(experience.views)
         views = experience.views[index]
-        current = self._log_probs(policy, rollouts, views)
+        current = buffer_log_probs(self.parts, policy, rollouts, views)
         reference = experience.reference_log_probs[index].to(current.device)
         log_ratio = likelihood.log_ratio(current, reference, views).flatten()
         pairs = preference_pairs(experience.rewards.total, config.pairs).to(current.device)

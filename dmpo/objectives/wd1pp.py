@@ -24,9 +24,10 @@ from torch import Tensor
 
 from dmpo.diffusion.losses import k2_divergence
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import rollout_log_probs, view_log_probs
+from dmpo.likelihoods.base import view_log_probs
 from dmpo.objectives.base import Objective, ObjectiveParts
 from dmpo.objectives.completions import complete_views, score_completions
+from dmpo.objectives.frozen import buffer_log_probs
 from dmpo.objectives.metrics import weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.policies.base import DiffusionPolicy
@@ -123,11 +124,11 @@ class Wd1ppObjective(Objective):
         weights = self.parts.weights.estimate(rewards.total.to(policy.device), None)
         behaviour: tuple[Tensor, ...] = ()
         if self.config.confidence and not self.parts.is_on_policy:
-            behaviour = (self._log_probs(policy, rollouts, views, texts),)
+            behaviour = (buffer_log_probs(self.parts, policy, rollouts, views, targets=texts),)
         reference: tuple[Tensor, ...] = ()
         if self.needs_reference:
             with policy.reference():
-                reference = (self._log_probs(policy, rollouts, views, texts),)
+                reference = (buffer_log_probs(self.parts, policy, rollouts, views, targets=texts),)
         return Experience(
             rollouts=rollouts,
             rewards=rewards,
@@ -156,16 +157,6 @@ class Wd1ppObjective(Objective):
         return replace(
             states, coefficient=scored * (lengths / sizes.square()), threshold=0.0, always=None
         )
-
-    def _log_probs(
-        self,
-        policy: DiffusionPolicy,
-        rollouts: Rollouts,
-        views: Views,
-        texts: Int[Tensor, "B N R D"],
-    ) -> Float[Tensor, "B N R D"]:
-        rows = self.parts.rows_per_forward
-        return rollout_log_probs(policy, rollouts, views, rows_per_forward=rows, targets=texts)
 
     def draw(
         self,

@@ -12,17 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from dmpo.diffusion.losses import weighted_discriminative_loss
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import rollout_log_probs, view_log_probs
+from dmpo.likelihoods.base import view_log_probs
 from dmpo.objectives.base import Objective, ObjectiveParts
+from dmpo.objectives.frozen import (
+    StoredViews,
+    behaviour_log_probs,
+    buffer_log_probs,
+    reference_log_ratio,
+    view_sets,
+)
 from dmpo.objectives.metrics import log_ratio_metrics, real_weight_metrics, weight_metrics
 from dmpo.objectives.rows import batch_rows
 from dmpo.policies.base import DiffusionPolicy
@@ -44,11 +50,7 @@ class WddoConfig(PluginConfig):
         description="Two draws of the likelihood's views, one for each term, so twice as many; "
         "false: both terms look through the same views, and their noise is the same.",
     )
-    views: Literal["per_update", "shared"] = Field(
-        "per_update",
-        description="Views of their own for each of the F updates, stored with the buffer, or one "
-        "set for all of them.",
-    )
+    views: StoredViews = "per_update"
 
 
 @final
@@ -106,12 +108,10 @@ class WddoObjective(Objective):
         total = rewards.total.to(policy.device)
         log_ratio = self._log_ratio(policy, rollouts, generator)
         weights = parts.weights.estimate(total, log_ratio)
-        is_shared = parts.likelihood.is_deterministic or self.config.views == "shared"
-        num_sets = 1 if is_shared else parts.updates_per_buffer
-        views = tuple(self._views(rollouts, generator) for _ in range(num_sets))
+        views = view_sets(parts, self.config.views, lambda: self._views(rollouts, generator))
         behaviour: tuple[Tensor, ...] = ()
         if not parts.is_on_policy:
-            behaviour = tuple(self._log_probs(policy, rollouts, each) for each in views)
+            behaviour = tuple(buffer_log_probs(parts, policy, rollouts, each) for each in views)
         metrics = weight_metrics(weights)
         if log_ratio is not None:
             metrics |= log_ratio_metrics(parts.weights, total, log_ratio)
@@ -145,16 +145,8 @@ class WddoObjective(Objective):
     ) -> LogRatio:
         likelihood = self.parts.ratio_likelihood
         views = likelihood.views(rollouts, generator)
-        behaviour = likelihood.recorded_log_probs(rollouts, views)
-        if behaviour is None:
-            behaviour = self._log_probs(policy, rollouts, views)
-        behaviour = behaviour.to(policy.device)
-        with policy.reference():
-            reference = self._log_probs(policy, rollouts, views)
-        return LogRatio(
-            value=likelihood.log_ratio(reference, behaviour, views),
-            standard_error=likelihood.standard_error(reference - behaviour, views),
-        )
+        behaviour = behaviour_log_probs(self.parts, likelihood, policy, rollouts, views)
+        return reference_log_ratio(self.parts, policy, rollouts, views, behaviour)
 
     def _views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         likelihood = self.parts.likelihood
@@ -162,13 +154,6 @@ class WddoObjective(Objective):
         if not self._is_doubled:
             return first
         return _side_by_side(first, likelihood.views(rollouts, generator))
-
-    def _log_probs(
-        self, policy: DiffusionPolicy, rollouts: Rollouts, views: Views
-    ) -> Float[Tensor, "B N R D"]:
-        return rollout_log_probs(
-            policy, rollouts, views, rows_per_forward=self.parts.rows_per_forward
-        )
 
     def draw(
         self,

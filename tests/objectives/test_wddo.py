@@ -12,6 +12,7 @@ from dmpo.errors import ConfigError
 from dmpo.likelihoods.base import LikelihoodConfig
 from dmpo.likelihoods.elbo import ElboConfig, ElboLikelihood
 from dmpo.likelihoods.mean_field import MeanFieldConfig, MeanFieldLikelihood
+from dmpo.objectives.frozen import buffer_log_probs
 from dmpo.objectives.wddo import WddoConfig, WddoObjective
 from tests.objectives.buffers import move, moved_policy, padded, two_groups
 from tests.objectives.build import gradient, parts, rng
@@ -41,7 +42,7 @@ def test_loss_is_that_of_plain_python() -> None:
     views = experience.views[0]
     before = EXHAUSTIVE.combine(experience.behaviour_log_probs[0], views).flatten().tolist()
     move(policy)
-    after_views = objective._log_probs(policy, rollouts, views)
+    after_views = buffer_log_probs(objective.parts, policy, rollouts, views)
     after = EXHAUSTIVE.combine(after_views, views).flatten().tolist()
     expected = 0.0
     for weight, old, new in zip(experience.weights.values.flatten(), before, after, strict=True):
@@ -94,7 +95,10 @@ def test_each_term_reads_a_draw_of_its_own() -> None:
     experience = objective.prepare(policy, rollouts, rewards, rng())
     move(policy)
     views = experience.views[1]
-    moved = objective._log_probs(policy, rollouts, views) - experience.behaviour_log_probs[1]
+    moved = (
+        buffer_log_probs(objective.parts, policy, rollouts, views)
+        - experience.behaviour_log_probs[1]
+    )
     real, fake = (views.coefficient * moved).sum(-1).unflatten(-1, (2, 4)).sum(-1).unbind(-1)
     terms = experience.weights.values * logsigmoid(0.7 * real) + 0.4 * logsigmoid(-0.7 * fake)
     batch = objective.draw(policy, experience, rng(), update=1)
