@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from dmpo.diffusion.masking import context_masks
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Rollouts, Views, expand_rows
 from dmpo.registry import PluginConfig
@@ -24,8 +25,11 @@ __all__ = [
     "Likelihood",
     "LikelihoodConfig",
     "counted_coefficient",
+    "hidden_prompts",
+    "noised_views",
     "rollout_log_probs",
     "scored_tokens",
+    "scored_views",
     "view_log_probs",
 ]
 
@@ -141,6 +145,22 @@ def counted_coefficient(
     return coefficient * counts
 
 
+def hidden_prompts(
+    rollouts: Rollouts, num_views: int, probability: float, generator: torch.Generator
+) -> Bool[Tensor, "B N R P"]:
+    """Return R draws per rollout, each of which hides every real prompt token by itself.
+
+    Args:
+        rollouts: The buffer.
+        num_views: R.
+        probability: Of hiding a token.
+        generator: The source of randomness.
+    """
+    real = expand_rows(rollouts.prompts.attention_mask, rollouts.num_rollouts)
+    real = real.reshape(rollouts.num_prompts, rollouts.num_rollouts, -1)
+    return context_masks(real, num_views, probability, generator)
+
+
 def view_log_probs(
     policy: DiffusionPolicy,
     prompt_tokens: Int[Tensor, "S P"],
@@ -169,35 +189,59 @@ def view_log_probs(
     """
     num_rows, num_views, length = views.hidden.shape
     prompt_length, device = prompt_tokens.shape[1], policy.device
-    hidden = views.hidden.flatten(0, 1).to(device)
-    scored = hidden & (views.coefficient.flatten(0, 1).to(device) != 0)
-    used = _used_views(scored)
-    row = used // num_views
-    completions = completions.to(device)[row]
-    prompt_mask = prompt_mask.to(device)[row]
-    tokens = torch.cat([prompt_tokens.to(device)[row], completions], dim=1)
-    attention = torch.cat([prompt_mask, torch.ones_like(completions, dtype=torch.bool)], dim=1)
-    prompt_hidden = torch.zeros_like(prompt_mask)
-    if views.prompt_hidden is not None:
-        prompt_hidden = views.prompt_hidden.flatten(0, 1).to(device)[used] & prompt_mask
-    noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden[used]], dim=1))
-    where = torch.cat([torch.zeros_like(prompt_hidden), scored[used]], dim=1)
+    scored = scored_views(views, device)
+    used = scored.any(dim=1).nonzero().squeeze(1)
+    if not len(used):  # one view runs at least, so that a gradient exists
+        used = torch.zeros(1, dtype=torch.long, device=device)
+    tokens, noisy, attention = noised_views(
+        policy, prompt_tokens, prompt_mask, completions, views, used
+    )
+    where = torch.nn.functional.pad(scored[used], (prompt_length, 0))
     if targets is not None:
         wanted = targets.flatten(0, 1).to(device)[used]
         tokens = torch.cat([tokens[:, :prompt_length], wanted], dim=1)
     log_probs = policy.token_logprobs(
         noisy, attention, tokens, where, temperature=views.temperature
     )[:, prompt_length:]
-    if len(used) < len(hidden):
-        everything = log_probs.new_zeros(len(hidden), length)
+    if len(used) < len(scored):
+        everything = log_probs.new_zeros(len(scored), length)
         log_probs = everything.index_copy(0, used, log_probs)
     return log_probs.reshape(num_rows, num_views, length)
 
 
-def _used_views(scored: Bool[Tensor, "SR D"]) -> Int[Tensor, " U"]:
-    """Return the views that score something; one at least, so that a gradient exists."""
-    used = scored.any(dim=1).nonzero().squeeze(1)
-    return used if len(used) else torch.zeros(1, dtype=torch.long, device=scored.device)
+def scored_views(views: Views, device: torch.device) -> Bool[Tensor, "SR D"]:
+    """Return the tokens that views [S, R, …] score, view by view."""
+    counts = views.coefficient.flatten(0, 1).to(device) != 0
+    return views.hidden.flatten(0, 1).to(device) & counts
+
+
+def noised_views(
+    policy: DiffusionPolicy,
+    prompt_tokens: Int[Tensor, "S P"],
+    prompt_mask: Bool[Tensor, "S P"],
+    completions: Int[Tensor, "S D"],
+    views: Views,
+    used: Int[Tensor, " U"],
+) -> tuple[Int[Tensor, "U T"], Int[Tensor, "U T"], Bool[Tensor, "U T"]]:
+    """Return whole sequences, the same with noise as views say, and which tokens are real.
+
+    Args:
+        policy: Whose noise it is.
+        prompt_tokens: Prompts, padded on the left.
+        prompt_mask: True on real prompt tokens; padding is never hidden.
+        completions: Rollouts.
+        views: Views [S, R, …] of them.
+        used: Which of the S·R views.
+    """
+    device, row = policy.device, used // views.hidden.shape[1]
+    completions, real = completions.to(device)[row], prompt_mask.to(device)[row]
+    tokens = torch.cat([prompt_tokens.to(device)[row], completions], dim=1)
+    attention = torch.cat([real, torch.ones_like(completions, dtype=torch.bool)], dim=1)
+    prompt_hidden = torch.zeros_like(real)
+    if views.prompt_hidden is not None:
+        prompt_hidden = views.prompt_hidden.flatten(0, 1).to(device)[used] & real
+    hidden = views.hidden.flatten(0, 1).to(device)[used]
+    return tokens, policy.corrupt(tokens, torch.cat([prompt_hidden, hidden], dim=1)), attention
 
 
 def rollout_log_probs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -15,8 +15,8 @@ from dmpo.diffusion.likelihood import (
     replicate_standard_error,
 )
 from dmpo.diffusion.masking import context_masks, mask_counts, random_subsets, uniform_levels
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
-from dmpo.records import Rollouts, Views, expand_rows
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, hidden_prompts
+from dmpo.records import Rollouts, Views
 
 __all__ = ["BlockConfig", "BlockLikelihood"]
 
@@ -59,7 +59,7 @@ class BlockLikelihood(Likelihood):
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         """Draw R blocks and a set of each; what lies behind the answer is hidden always."""
         config = self.config
-        scored = scored_tokens(rollouts.answer_mask, config.eos)
+        scored = self.scored(rollouts.answer_mask)
         block = torch.arange(scored.shape[-1], device=scored.device) // config.block_length
         num_blocks = block.masked_fill(~scored, -1).amax(-1) + 1
         chosen = self._choose(num_blocks, generator).unsqueeze(-1)
@@ -71,7 +71,8 @@ class BlockLikelihood(Likelihood):
         if config.context_mask:
             earlier = (block < chosen) & scored.unsqueeze(-2)
             hidden = hidden | context_masks(earlier, 1, config.context_mask, generator).squeeze(-2)
-            prompt_hidden = self._prompt_hidden(rollouts, generator)
+            share = config.context_mask
+            prompt_hidden = hidden_prompts(rollouts, config.num_views, share, generator)
         return Views(
             hidden=hidden,
             coefficient=block_coefficients(drawn, inside, num_blocks),
@@ -87,13 +88,6 @@ class BlockLikelihood(Likelihood):
         last = (num_blocks - 1).unsqueeze(-1)
         # A systematic level may round up to 1.
         return torch.minimum((levels * num_blocks.unsqueeze(-1)).long(), last)
-
-    def _prompt_hidden(
-        self, rollouts: Rollouts, generator: torch.Generator
-    ) -> Bool[Tensor, "B N R P"]:
-        real = expand_rows(rollouts.prompts.attention_mask, rollouts.num_rollouts)
-        real = real.reshape(rollouts.num_prompts, rollouts.num_rollouts, -1)
-        return context_masks(real, self.config.num_views, self.config.context_mask, generator)
 
     def standard_error(
         self, token_log_ratios: Float[Tensor, "*rows R D"], views: Views

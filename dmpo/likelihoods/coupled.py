@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from dmpo.diffusion.masking import bernoulli_masks, uniform_levels, with_complements
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.records import Rollouts, Views
 
 __all__ = ["CoupledConfig", "CoupledLikelihood"]
@@ -61,7 +61,7 @@ class CoupledLikelihood(Likelihood):
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         """Draw a set of the tokens that count; what lies behind the answer is hidden always."""
         config = self.config
-        scored = scored_tokens(rollouts.answer_mask, config.eos)
+        scored = self.scored(rollouts.answer_mask)
         level = uniform_levels(scored.shape[:-1], 1, generator, stratified=False)
         rates = config.rate_min + (config.rate_max - config.rate_min) * level
         hidden = with_complements(bernoulli_masks(scored, rates, generator), scored)

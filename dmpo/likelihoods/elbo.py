@@ -19,7 +19,7 @@ from dmpo.diffusion.likelihood import (
     replicate_standard_error,
 )
 from dmpo.diffusion.masking import count_masks, quadrature_counts, random_subsets, rate_masks
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.records import Rollouts, Views
 
 __all__ = ["ElboConfig", "ElboLikelihood", "draw_subsets"]
@@ -107,7 +107,7 @@ class ElboLikelihood(Likelihood):
 
         A visible tail of EOS would tell where the answer ends, and predict its first EOS.
         """
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos)
+        scored = self.scored(rollouts.answer_mask)
         return draw_subsets(scored, self.config, generator)
 
     def standard_error(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmpo.diffusion.likelihood import power_mean_bound
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.likelihoods.elbo import ElboConfig, draw_subsets
 from dmpo.records import Rollouts, Views
 
@@ -47,7 +47,7 @@ class EuboLikelihood(Likelihood):
 
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         """Draw the subsets that `elbo` would draw."""
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos)
+        scored = self.scored(rollouts.answer_mask)
         return draw_subsets(scored, self.config, generator)
 
     def combine(

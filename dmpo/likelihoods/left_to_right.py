@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmpo.diffusion.likelihood import sample_standard_error
 from dmpo.diffusion.steps import systematic_draws
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.records import Rollouts, Views
 
 __all__ = ["LeftToRightConfig", "LeftToRightLikelihood"]
@@ -46,7 +46,7 @@ class LeftToRightLikelihood(Likelihood):
 
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         """Hide one suffix per view; rows with fewer positions than views leave some empty."""
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos)
+        scored = self.scored(rollouts.answer_mask)
         lengths, place = scored.sum(-1), torch.arange(scored.shape[-1], device=scored.device)
         if self.config.num_views is None:
             start = place[: max(1, int(lengths.max()))].expand(*lengths.shape, -1)

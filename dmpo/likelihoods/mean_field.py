@@ -9,9 +9,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from dmpo.diffusion.masking import context_masks
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
-from dmpo.records import Rollouts, Views, expand_rows
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, hidden_prompts
+from dmpo.records import Rollouts, Views
 
 __all__ = ["MeanFieldConfig", "MeanFieldLikelihood"]
 
@@ -43,19 +42,12 @@ class MeanFieldLikelihood(Likelihood):
 
     def views(self, rollouts: Rollouts, generator: torch.Generator) -> Views:
         """Hide the canvas and, each with probability ``prompt_mask``, real prompt tokens."""
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos).unsqueeze(-2)
+        scored, share = self.scored(rollouts.answer_mask).unsqueeze(-2), self.config.prompt_mask
         return Views(
             hidden=torch.ones_like(scored),
             coefficient=scored.float(),
-            prompt_hidden=self._prompt_hidden(rollouts, generator),
+            prompt_hidden=hidden_prompts(rollouts, 1, share, generator) if share else None,
         )
-
-    def _prompt_hidden(self, rollouts: Rollouts, generator: torch.Generator) -> Tensor | None:
-        if self.is_deterministic:
-            return None
-        real = expand_rows(rollouts.prompts.attention_mask, rollouts.num_rollouts)
-        real = real.reshape(rollouts.num_prompts, rollouts.num_rollouts, -1)
-        return context_masks(real, 1, self.config.prompt_mask, generator)
 
     def standard_error(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.records import Rollouts, Views
 
 __all__ = ["PathConfig", "PathLikelihood"]
@@ -47,7 +47,7 @@ class PathLikelihood(Likelihood):
             ConfigError: If the sampler recorded no path.
         """
         _recorded(rollouts)
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos)
+        scored = self.scored(rollouts.answer_mask)
         steps = rollouts.commit_step.unsqueeze(-2)
         last = int(rollouts.commit_step.masked_fill(~scored, 0).max())
         step = torch.arange(last + 1, device=steps.device).unsqueeze(-1)

@@ -18,7 +18,7 @@ from dmpo.diffusion.steps import (
     systematic_draws,
 )
 from dmpo.errors import ConfigError
-from dmpo.likelihoods.base import Likelihood, LikelihoodConfig, scored_tokens
+from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
 from dmpo.records import Rollouts, Views
 
 __all__ = ["TraceConfig", "TraceLikelihood"]
@@ -126,7 +126,7 @@ class TraceLikelihood(Likelihood):
         Raises:
             ConfigError: If steps are chosen by what the sampler did not record.
         """
-        scored = scored_tokens(rollouts.answer_mask, self.config.eos)
+        scored = self.scored(rollouts.answer_mask)
         steps = path_steps(rollouts.commit_step, scored)
         if self.config.steps == "merged":
             first, end = self._runs(steps)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dmpo.likelihoods.base import noised_views, scored_views
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Rewards, Rollouts, Views, expand_rows
 from dmpo.samplers.canvas import through_first_eos
@@ -47,38 +48,29 @@ def complete_views(
         rows_per_forward: Rollouts per forward pass (each with its R views), at least 1; fewer
             where their logits would not fit into 1 GiB. The tokens do not depend on it.
     """
-    hidden = views.hidden.flatten(0, 2).to(policy.device)
     num_views, length = views.hidden.shape[-2:]
-    prompt_tokens, prompt_mask = _prompts(policy, rollouts)
-    completions = rollouts.completions.flatten(0, 1).to(policy.device)
-    scored = hidden & (views.coefficient.flatten(0, 2).to(policy.device) != 0)
-    used = scored.any(dim=1).nonzero().squeeze(1)
+    flat = views.flatten_rows()
+    hidden = flat.hidden.flatten(0, 1).to(policy.device)
+    prompts, count = rollouts.prompts, rollouts.num_rollouts
+    prompt_tokens = expand_rows(prompts.tokens, count)
+    prompt_mask = expand_rows(prompts.attention_mask, count)
+    completions = rollouts.completions.flatten(0, 1)
+    used = scored_views(flat, policy.device).any(dim=1).nonzero().squeeze(1)
     prompt_length = prompt_tokens.shape[1]
     at = torch.arange(prompt_length, prompt_length + length, device=policy.device)
     most = max(1, MAX_LOGITS // (length * policy.vocab_size))
-    filled = completions.repeat_interleave(num_views, dim=0)
+    filled = completions.to(policy.device).repeat_interleave(num_views, dim=0)
     with policy.evaluating():
         for chosen in torch.split(used, min(rows_per_forward * num_views, most)):
             if len(chosen) == 0:  # nothing to do is one empty piece
                 continue
-            row, where = chosen // num_views, hidden[chosen]
-            tokens = torch.cat([prompt_tokens[row], completions[row]], dim=1)
-            real = prompt_mask[row]
-            prompt_hidden = torch.zeros_like(real)
-            if views.prompt_hidden is not None:
-                prompt_hidden = views.prompt_hidden.flatten(0, 2).to(real.device)[chosen] & real
-            noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, where], dim=1))
-            attention = torch.cat([real, torch.ones_like(where)], dim=1)
+            _, noisy, attention = noised_views(
+                policy, prompt_tokens, prompt_mask, completions, flat, chosen
+            )
             logits = policy.logits(noisy, attention, at.expand(len(chosen), -1))
             drawn = draw_tokens(logits, temperature, generator)
-            filled[chosen] = torch.where(where, drawn, completions[row])
+            filled[chosen] = torch.where(hidden[chosen], drawn, filled[chosen])
     return filled.reshape(views.hidden.shape)
-
-
-def _prompts(policy: DiffusionPolicy, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-    prompts, count = rollouts.prompts, rollouts.num_rollouts
-    tokens = expand_rows(prompts.tokens.to(policy.device), count)
-    return tokens, expand_rows(prompts.attention_mask.to(policy.device), count)
 
 
 def score_completions(
