@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from dmpo.samplers.block_loop import (
     UnmaskingRule,
 )
 from dmpo.samplers.block_sampler import BlockSampler
+from dmpo.samplers.draw import entropies_at
 
 __all__ = ["EntropyBoundConfig", "EntropyBoundRule", "EntropyBoundSampler"]
 
@@ -58,7 +59,8 @@ class EntropyBoundRule(UnmaskingRule):
 
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates within the bound; the one of least entropy always."""
-        entropy = _entropy(proposal.logits).masked_fill(~proposal.valid, torch.inf)
+        entropy = torch.full(proposal.valid.shape, torch.inf, device=proposal.logits.device)
+        entropy[proposal.valid] = entropies_at(proposal.logits, proposal.valid)
         ranked, order = entropy.sort(dim=1, stable=True)
         # In ascending order the largest of the first n entropies is the nth.
         before = ranked.double().cumsum(dim=1).roll(1, dims=1)
@@ -76,9 +78,3 @@ class EntropyBoundSampler(BlockSampler):
     def rule(self) -> EntropyBoundRule:
         """See :meth:`BlockSampler.rule`."""
         return EntropyBoundRule(self.config.gamma)
-
-
-def _entropy(logits: Float[Tensor, "S K V"]) -> Float[Tensor, "S K"]:
-    """Return the entropy of softmax(logits) at each position, in nats."""
-    log_probs = logits.log_softmax(dim=-1)
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)

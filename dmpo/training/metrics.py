@@ -6,6 +6,7 @@ Figures of a buffer are repeated on each of its F steps, so that every line is c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from dmpo.records import Batch, Experience, Rollouts
 from dmpo.tasks.base import Task
 from dmpo.training.phases import PhaseTotals, model_tokens, of_training
+from dmpo.training.rollout import flat_groups
 
 __all__ = [
     "METRICS",
@@ -129,8 +131,9 @@ def right_answers(task: Task, rollouts: Rollouts) -> dict[str, float]:
     """Return what a buffer got right: rollouts, groups, and distinct answers of a group."""
     right, solved, distinct = 0, 0, 0
     for example, texts in zip(rollouts.prompts.examples, rollouts.texts, strict=True):
-        good = [text for text in texts if task.grade(example, text)[task.headline] == 1]
-        right += len(good)
+        counts = Counter(texts)
+        good = [text for text in counts if task.grade(example, text)[task.headline] == 1]
+        right += sum(counts[text] for text in good)
         solved += bool(good)
         distinct += len({task.read_answer(example, text) for text in good})
     return {
@@ -144,11 +147,10 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
     """Return the figures of a buffer; see :data:`METRICS`."""
     rollouts, total = experience.rollouts, experience.rewards.total
     distinct, unreadable = unique_answers(task, rollouts)
-    flat = total.amax(dim=1) == total.amin(dim=1)
     metrics: dict[str, float] = {
         "reward/mean": total.mean().item(),
         "reward/std": total.std(unbiased=False).item(),
-        "reward/flat_groups": flat.float().mean().item(),
+        "reward/flat_groups": flat_groups(experience.rewards).float().mean().item(),
         "weights/ess": experience.weights.ess.mean().item(),
         "weights/coefficient": experience.weights.coefficient.mean().item(),
         "rollout/length": rollouts.answer_mask.sum(-1).float().mean().item(),
@@ -175,8 +177,11 @@ def named_by_objective(metrics: Mapping[str, float]) -> dict[str, float]:
 
     A name of the table stays; one that it does not know is put under ``objective/``.
     """
-    known = {**dict(zip(METRICS, METRICS, strict=True)), **OBJECTIVE_NAMES}
-    return {known.get(name, f"objective/{name}"): value for name, value in metrics.items()}
+
+    def known(name: str) -> str:
+        return name if name in METRICS else OBJECTIVE_NAMES.get(name, f"objective/{name}")
+
+    return {known(name): value for name, value in metrics.items()}
 
 
 def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:

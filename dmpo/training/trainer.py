@@ -21,7 +21,7 @@ import torch
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Batch, Experience
+from dmpo.records import Batch, Experience, expand_rows
 from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
@@ -283,9 +283,7 @@ class Trainer:
         with self._meter.phase("draw"), torch.no_grad():
             batch = objective.draw(policy, experience, self._generator("draw"), update=update)
         if settings.flat_groups == "skip":
-            varied = (~flat_groups(experience.rewards)).repeat_interleave(
-                settings.rollouts_per_prompt
-            )
+            varied = expand_rows(~flat_groups(experience.rewards), settings.rollouts_per_prompt)
             batch = batch.kept(varied.to(batch.weights.device))
         if settings.skip_below > 0:
             batch = batch.kept(batch.weight_sizes >= settings.skip_below)
