@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import statistics
 import sys
 import tempfile
@@ -43,6 +42,7 @@ from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
 from dmpo.files import replace_text
 from dmpo.policies.base import DiffusionPolicy
+from dmpo.reporting.intervals import mean_interval
 from dmpo.tasks.base import Task
 from dmpo.training.events import Event, StepDone
 from dmpo.training.randomness import generator_for
@@ -73,8 +73,6 @@ TASKS: Mapping[str, Size] = {
 TRAINING = {"prompts_per_buffer": 8, "rollouts_per_prompt": 8, "updates_per_buffer": 8}
 ENUMERATED = 4
 """Prompts of digit_sum whose responses are enumerated."""
-# 97.5% quantiles of Student's t for 1, 2, … degrees of freedom; the last serves for more.
-T_QUANTILES = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 SHOWN = {
     "sudoku": {"cells": "cells", "puzzles": "puzzles"},
     "digit_sum": {
@@ -321,13 +319,11 @@ def _noise(records: Sequence[dict], baseline: str) -> str:
 
 def interval(values: Sequence[float]) -> str:
     """Return mean ± half of the 95% interval of Student's t."""
-    middle = statistics.mean(values)
-    digits = 3 if abs(middle) < 1 else 2 if abs(middle) < 10 else 1
-    if len(values) < 2:
-        return f"{middle:.{digits}f}"
-    quantile = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{middle:.{digits}f} ± {half:.{digits}f}"
+    found = mean_interval(values)
+    digits = 3 if abs(found.mean) < 1 else 2 if abs(found.mean) < 10 else 1
+    if found.half_width is None:
+        return f"{found.mean:.{digits}f}"
+    return f"{found.mean:.{digits}f} ± {found.half_width:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -107,21 +107,12 @@ def reason_of_end(history: RunHistory, settings: TrainingSettings) -> StopReason
     step = history.last_step
     if step == 0 or step not in history.evaluations.get("headline", {}):
         return None
-    if step >= settings.num_steps:
-        return "num_steps"
-    if step % settings.updates_per_buffer:
-        return None
-    if _has_reached(history.cost("model_tokens"), settings.max_model_tokens):
-        return "max_model_tokens"
-    if _has_reached(history.cost("flops"), settings.max_model_flops):
-        return "max_model_flops"
-    if _has_reached(history.cost("seconds"), settings.max_seconds):
-        return "max_seconds"
-    return None
-
-
-def _has_reached(value: float | None, limit: float | None) -> bool:
-    return value is not None and limit is not None and value >= limit
+    return settings.limit_reached(
+        step,
+        model_tokens=history.cost("model_tokens"),
+        model_flops=history.cost("flops"),
+        seconds=history.cost("seconds"),
+    )
 
 
 def _evaluation_figures(result: EvaluationResult) -> dict[str, float]:

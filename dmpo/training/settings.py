@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, PositiveInt, model_validator
 
+from dmpo.training.events import StopReason
 from dmpo.training.optimization import OptimizationSettings
 
 __all__ = ["TrainingSettings"]
@@ -110,6 +111,36 @@ class TrainingSettings(OptimizationSettings):
                 f"{self.replay_buffers}: the steps between two buffers are shared evenly."
             )
         return self
+
+    def limit_reached(
+        self,
+        step: int,
+        *,
+        model_tokens: int | float | None,
+        model_flops: int | float | None,
+        seconds: float | None,
+    ) -> StopReason | None:
+        """Return which limit ends a run here; None: it goes on. A buffer is always used up.
+
+        Args:
+            step: Gradient steps taken.
+            model_tokens: Model tokens that they cost; None: not known.
+            model_flops: Floating-point operations that they cost; None: not known.
+            seconds: Seconds that they took; None: not known.
+        """
+        if step >= self.num_steps:
+            return "num_steps"
+        if step % self.updates_per_buffer:
+            return None
+        limits: dict[StopReason, tuple[int | float | None, float | None]] = {
+            "max_model_tokens": (model_tokens, self.max_model_tokens),
+            "max_model_flops": (model_flops, self.max_model_flops),
+            "max_seconds": (seconds, self.max_seconds),
+        }
+        for name, (used, limit) in limits.items():
+            if used is not None and limit is not None and used >= limit:
+                return name
+        return None
 
     def turn(self, buffers: Sequence[Buffer], update: int) -> tuple[Buffer, int]:
         """Return which buffer a gradient step looks at, and which of its F steps that is.

@@ -395,19 +395,17 @@ class Trainer:
 
     def _reason_to_stop(self) -> events.StopReason | None:
         settings, progress = self._settings, self._progress
-        if progress.step >= settings.num_steps:
-            return "num_steps"
-        if self._is_interrupted():
-            return "interrupted"
+        seconds = progress.seconds
         is_boundary = progress.step % settings.updates_per_buffer == 0
-        if is_boundary and _has_reached(progress.model_tokens, settings.max_model_tokens):
-            return "max_model_tokens"
-        if is_boundary and _has_reached(progress.model_flops, settings.max_model_flops):
-            return "max_model_flops"
-        if settings.max_seconds is not None and is_boundary:
-            seconds = self._engine.mean({"seconds": progress.seconds})["seconds"]
-            return "max_seconds" if seconds >= settings.max_seconds else None
-        return None
+        if settings.max_seconds is not None and is_boundary:  # processes' clocks differ
+            seconds = self._engine.mean({"seconds": seconds})["seconds"]
+        reason = settings.limit_reached(
+            progress.step,
+            model_tokens=progress.model_tokens,
+            model_flops=progress.model_flops,
+            seconds=seconds,
+        )
+        return "interrupted" if reason != "num_steps" and self._is_interrupted() else reason
 
     def _is_interrupted(self) -> bool:
         return self._engine.is_true_anywhere(self._interruption.signal is not None)
@@ -429,10 +427,6 @@ class Trainer:
     def _emit(self, event: events.Event) -> None:
         for observer in self._observers:
             observer.notify(event)
-
-
-def _has_reached(amount: int, limit: float | None) -> bool:
-    return limit is not None and amount >= limit
 
 
 def _is_due(step: int, every: int | None) -> bool:
