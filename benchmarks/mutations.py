@@ -244,15 +244,15 @@ MUTATIONS = (
     Mutation(
         "mask inverted: visible tokens hidden, hidden ones shown",
         "likelihoods/base.py",
-        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, hidden[used]], dim=1))",
-        "noisy = policy.corrupt(tokens, torch.cat([prompt_hidden, ~hidden[used]], dim=1))",
+        "policy.corrupt(tokens, torch.cat([prompt_hidden, hidden], dim=1))",
+        "policy.corrupt(tokens, torch.cat([prompt_hidden, ~hidden], dim=1))",
         "likelihoods/test_base.py",
     ),
     Mutation(
         "padding attended to, as in the official code",
         "likelihoods/base.py",
-        "attention = torch.cat([prompt_mask, ",
-        "attention = torch.cat([torch.ones_like(prompt_mask), ",
+        "attention = torch.cat([real, ",
+        "attention = torch.cat([torch.ones_like(real), ",
     ),
     Mutation(
         "mean over views in place of their weighted sum",
@@ -442,16 +442,16 @@ MUTATIONS = (
     ),
     Mutation(
         "log p_v - log p_ref in place of log p_ref - log p_v",
-        "objectives/dmpo.py",
+        "objectives/frozen.py",
         "value=likelihood.log_ratio(reference, behaviour, views),",
         "value=likelihood.log_ratio(behaviour, reference, views),",
         "objectives/test_dmpo.py",
     ),
     Mutation(
         "reference evaluated with the weights of the policy",
-        "objectives/dmpo.py",
-        "        with policy.reference():\n            reference",
-        "        if True:\n            reference",
+        "objectives/frozen.py",
+        "    with policy.reference():\n        reference",
+        "    if True:\n        reference",
         "objectives/test_dmpo.py",
     ),
     Mutation(

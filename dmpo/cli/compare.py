@@ -191,11 +191,14 @@ def _command(run: PlannedRun, directory: Path) -> Command:
 
 def _failure(ended: Ended) -> str:
     """Return the last line that a failed process said."""
-    log = ended.command.log.read_text(encoding="utf-8", errors="replace").strip()
-    said = log.splitlines()[-1].removeprefix("dmpo: error: ") if log else ""
+    from dmpo.config.comparison_runs import ERROR_START, last_line
+
     if ended.code < 0:
         return f"ended by signal {-ended.code}"
-    return said or f"ended with exit code {ended.code}"
+    return (
+        last_line(ended.command.log).removeprefix(ERROR_START)
+        or f"ended with exit code {ended.code}"
+    )
 
 
 def _standing(report: RunReport) -> str:

@@ -27,15 +27,18 @@ from dmpo.reporting.comparison_page import comparison_page
 from dmpo.reporting.history import read_history, reason_of_end
 
 __all__ = [
+    "ERROR_START",
     "check_directory",
     "comparison_report",
     "config_path",
+    "last_line",
     "log_path",
     "run_report",
     "write_comparison",
 ]
 
 ERROR_START = "dmpo: error: "
+"""How a line begins that says why a run failed."""
 
 
 def config_path(output: Path, run: PlannedRun) -> Path:
@@ -146,12 +149,17 @@ def _settings(run: PlannedRun) -> dict[str, object]:
     return {path: leaf.value for path, leaf in leaves(tree).items() if path != "seed"}
 
 
-def _last_error(log: Path) -> str:
-    """Return the error that a run ended with; empty if it ended otherwise."""
+def last_line(log: Path) -> str:
+    """Return the last line of a run's log; empty if there is none."""
     if not log.is_file():
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = lines[-1] if lines else ""
+    return lines[-1] if lines else ""
+
+
+def _last_error(log: Path) -> str:
+    """Return the error that a run ended with; empty if it ended otherwise."""
+    last = last_line(log)
     if not last.startswith(ERROR_START) or last == f"{ERROR_START}interrupted.":
         return ""
     return last.removeprefix(ERROR_START)

@@ -109,3 +109,24 @@ def test_activations_grow_with_rows_and_views() -> None:
         for n in (1, 4)
     )
     assert four == 4 * one
+
+
+@pytest.mark.parametrize(
+    ("sets", "field"),
+    [
+        (("objective=espo", "training.skip_below=0.1"), "training.skip_below"),
+        (("objective=gdsd", "training.skip_below=0.1"), "training.skip_below"),
+        (("objective=coupled_grpo", "training.micro_batch_views=1"), "training.micro_batch_views"),
+        (("likelihood=eubo", "training.micro_batch_views=1"), "training.micro_batch_views"),
+    ],
+)
+def test_rows_and_views_that_a_loss_needs_together_are_not_taken_apart(
+    sets: tuple[str, ...], field: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{field}: "):
+        build_light_parts(config(*sets))
+
+
+def test_rows_without_weight_may_be_skipped_where_nothing_pulls_elsewhere() -> None:
+    sets = ("objective=espo", "objective.beta=0", "training.skip_below=0.1")
+    assert build_light_parts(config(*sets)).objective.ignores_weightless_rows

@@ -16,12 +16,10 @@ from pydantic import ValidationError
 from dmpo.records import Example
 from dmpo.tasks.base import Task
 from dmpo.training.events import BufferFilled, StepDone
-from dmpo.training.settings import TrainingSettings
 from tests.training.runs import (
     CountingTask,
     Recorder,
     small_objective,
-    small_parts,
     small_policy,
     small_settings,
     small_trainer,
@@ -192,8 +190,3 @@ def test_replacing_run_resumes_where_its_prompts_ended(tmp_path: Path) -> None:
     trainer.train()
     expected, found = weights_of(whole), weights_of(second)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
-def test_settings_and_parts_of_a_small_run_go_together():
-    assert isinstance(small_settings(), TrainingSettings)
-    assert small_parts().objective.ignores_weightless_rows
