@@ -150,7 +150,8 @@ def run(job: dict) -> dict:
     """Train as the job says and return its figures, and its curve.
 
     A job has: task, arm (its name), settings (dotted), seed, budget (model tokens; 0: only
-    measure), split.
+    measure), split; and, if not the usual, marks (measurements on the way) and exact
+    (whether to enumerate at the end).
     """
     started = time.perf_counter()
     config = config_of(job)
@@ -171,7 +172,7 @@ def run(job: dict) -> dict:
             with contextlib.suppress(_EnoughError):
                 trainer.train()
     figures = measure(evaluator, parts.policy)
-    if job["task"] == "digit_sum":
+    if job["task"] == "digit_sum" and job.get("exact", True):
         figures |= exact(parts.policy, light.task, job["split"])
     return {
         "job": job,
@@ -241,9 +242,9 @@ class _Log:
         if kept != self._last:
             self.steps.append({"step": event.step, "tokens": self.tokens, **kept})
             self._last = kept
-        budget = self._job["budget"]
+        budget, marks = self._job["budget"], self._job.get("marks", NUM_MARKS)
         # Where settings are chosen, only the end counts.
-        is_mark = self.tokens >= budget * (len(self.curve) + 1) / NUM_MARKS
+        is_mark = self.tokens >= budget * (len(self.curve) + 1) / marks
         if is_mark and self._job["split"] == "test":
             figures = measure(self._evaluator, self._policy)
             point = {"step": event.step, "tokens": self.tokens, "flops": self.flops}

@@ -63,7 +63,11 @@ def table(
     headline: str,
 ) -> list[str]:
     """Return one row for each arm, the best headline first, means with 95% t-intervals."""
-    columns = COLUMNS[task]
+    columns = {
+        name: head
+        for name, head in COLUMNS[task].items()
+        if all(name in run["figures"] for records in arms.values() for run in records)
+    }
     training = [name for name in WHILE_TRAINING if any(_logged(r, name) for r in arms.values())]
     head = [*columns.values(), *(WHILE_TRAINING[name] for name in training)]
     lines = [
@@ -101,6 +105,20 @@ def mean_curve(
             statistics.mean(point[metric] for point in mark),
             min(point[metric] for point in mark),
             max(point[metric] for point in mark),
+        )
+        for mark in marks
+    ]
+
+
+def steps_and_figure(
+    records: Sequence[Mapping[str, Any]], metric: str
+) -> list[tuple[float, float]]:
+    """Return gradient steps and the mean over seeds, mark by mark."""
+    marks = zip(*(record["curve"] for record in records), strict=False)
+    return [
+        (
+            statistics.mean(point["step"] for point in mark),
+            statistics.mean(point[metric] for point in mark),
         )
         for mark in marks
     ]

@@ -44,6 +44,7 @@ def target(alpha: float, c: float, *, link: str = "tilted") -> dict[str, Any]:
 PATH = {"ratio_likelihood": "path"}
 NOISY = {"ratio_likelihood": ELBO}
 SMALL = target(0.02, 0.2)
+PAPER_FORM = "the paper's form: softmax, ELBO, model, α .04, c 1"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "softmax, path, none, α .02, c .2": {**PATH, **SMALL, "baseline": "none", **SKIP},
     "softmax, ELBO, none, α .02, c .2": {**NOISY, **SMALL, "baseline": "none", **SKIP},
@@ -91,6 +92,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
         "weights": {"name": "tilted", "alpha": 0.0, "eta": 10.0, "coefficient": 1.0},
         "baseline": "model",
     },
+    PAPER_FORM: {**NOISY, **target(0.04, 1.0), "baseline": "model"},
     "diffu-GRPO, β 0": {
         "objective": "diffu_grpo",
         "objective.beta": 0.0,
@@ -112,12 +114,14 @@ def settings_of(task: str, arm: str, rate: float) -> dict[str, Any]:
     return {**given, "training.learning_rate": rate}
 
 
-def tuning_jobs(tasks: Sequence[str], arms: Sequence[str]) -> list[dict]:
-    """Return the runs that choose learning rates."""
+def tuning_jobs(
+    tasks: Sequence[str], arms: Sequence[str], rates: Sequence[float] | None
+) -> list[dict]:
+    """Return the runs that choose learning rates; ``rates`` None is the task's usual ones."""
     return [
         job(task, arm, rate, 0, "validation")
         for arm, task in itertools.product(arms, tasks)
-        for rate in RATES[task]
+        for rate in rates or RATES[task]
     ]
 
 
@@ -211,12 +215,16 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="learning rates to try, where the best is an edge"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--name", default="noise", help="results/NAME.json keeps every run")
     options = parser.parse_args()
     path = RESULTS / f"{options.name}.json"
     if options.stage == "tune":
-        run_all(tuning_jobs(options.tasks, options.arms), path, processes=options.jobs)
+        jobs = tuning_jobs(options.tasks, options.arms, options.rates)
+        run_all(jobs, path, processes=options.jobs)
         return
     if options.stage == "report":
         write_report(path, options)

@@ -5,10 +5,10 @@
     python benchmarks/paper.py --stage test --parts objectives --tasks sudoku
     python benchmarks/paper.py --stage report                   # results/paper.md and its plots
 
-Parts: `versus` (DMPO against diffu-GRPO), `updates` (F = 1 to 24), `groups` (N = 4 to 32 at equal
-B·N), `samplers` (fast ones against roar), `objectives` (all of them). The baseline ablation is
-`benchmarks/baselines.py`, whose results the report takes over; entropy against reward is drawn from
-the same runs. Arms that `benchmarks/noise.py` has run are taken from there.
+Parts: `versus` (DMPO against diffu-GRPO at equal steps and at equal compute), `updates` (F = 1 to
+24), `groups` (N = 4 to 32 at equal B·N), `samplers` (fast ones against roar), `objectives` (all of
+them). The runs of `versus` are `benchmarks/noise.py`'s; the other parts have half its budget. The
+baseline ablation is `benchmarks/baselines.py`; entropy against reward is drawn from `versus`.
 
 Every arm gets its own learning rate, the one of the best headline at the end of the budget on
 validation problems (seed 0); arms that differ only in F, N or sampler from DMPO share DMPO's.
@@ -25,31 +25,42 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arms import HEADLINE, RESULTS, finished, run_all
+from benchmarks import noise
+from benchmarks.arms import COMMON, HEADLINE, RESULTS, finished, run_all
 from benchmarks.arms_report import (
-    by_arm,
     compute_to_reach,
     figure,
     mean_curve,
     mean_figure,
+    steps_and_figure,
     table,
 )
-from benchmarks.noise import BUDGET, LOSS, RATES, TEST_SEEDS, before, best_rates
+from benchmarks.noise import LOSS, RATES, TEST_SEEDS, best_rates
 from benchmarks.provenance import provenance
 from dmpo.files import replace_text
 
-PARTS = ("versus", "updates", "groups", "samplers", "objectives")
-PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
-ON_POLICY = {"training.updates_per_buffer": 1}
-LEFT_TO_RIGHT = {"name": "roar", "block_length": 1, "tokens_per_step": 1}
-GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
+NOISE = RESULTS / "noise.json"
+BUDGET = {task: tokens / 2 for task, tokens in noise.BUDGET.items()}
+NUM_MARKS = 4
+VERSUS = {
+    "dmpo": "softmax, path, none, α .02, c .2",
+    "dmpo, replay of 2": "replay of 2: softmax, path, none, α .02, c .2",
+    "dmpo, the paper's form": noise.PAPER_FORM,
+    "dmpo, α 0 (rejection sampling)": "α 0, η 10, none (rejection sampling)",
+    "diffu_grpo": "diffu-GRPO, β 0",
+}
+"""Arms of `benchmarks/noise.py` that `versus` reports, by their names here."""
+PARTS = ("updates", "groups", "samplers", "objectives")
 HEADINGS = {
-    "versus": "DMPO against diffu-GRPO",
     "updates": "F, gradient steps on one buffer",
     "groups": "N, rollouts of one prompt, at equal B·N",
     "samplers": "Fast samplers against the random order",
     "objectives": "All objectives",
 }
+PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
+ON_POLICY = {"training.updates_per_buffer": 1}
+LEFT_TO_RIGHT = {"name": "roar", "block_length": 1, "tokens_per_step": 1}
+GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
 """Views of an objective that looks at states of the path: all there are."""
 
 
@@ -68,9 +79,7 @@ def paper_form(task: str) -> dict[str, Any]:
     """Return DMPO as the paper has it."""
     return {
         "likelihood": LOSS[task],
-        "ratio_likelihood": {"name": "elbo", "num_views": 4, "antithetic": True},
-        "weights": {"name": "tilted", "alpha": 0.05, "coefficient": 1.0},
-        "baseline": "model",
+        **noise.ARMS[noise.PAPER_FORM],
     }
 
 
@@ -112,8 +121,10 @@ def variations(task: str, part: str) -> Mapping[str, dict[str, Any]]:
     noisy = {"ratio_likelihood": {"name": "elbo", "num_views": 4, "antithetic": True}}
     half = {"digit_sum": 2, "sudoku": 4}[task]
     fast: dict[str, dict[str, Any]] = {
-        "roar, one token a step": {"sampler": {"name": "roar", "tokens_per_step": 1}},
-        "roar, two tokens a step": {"sampler": {"name": "roar", "tokens_per_step": 2}},
+        "roar, the task's own": {},
+        "roar, twice the tokens a step": {
+            "sampler.tokens_per_step": {"digit_sum": 2, "sudoku": 4}[task]
+        },
         "peaked": {"sampler": {"name": "peaked", "steps": half}},
         "entropy_bound": {"sampler": {"name": "entropy_bound", "gamma": 0.5}},
         "low_confidence": {"sampler": {"name": "low_confidence", "steps": half}, **noisy},
@@ -123,14 +134,16 @@ def variations(task: str, part: str) -> Mapping[str, dict[str, Any]]:
 
 
 def arms(task: str, part: str) -> Mapping[str, dict[str, Any]]:
-    """Return the arms of a part by name."""
-    if part == "versus":
-        every = objectives(task)
-        return {name: every[name] for name in ("dmpo", "dmpo, the paper's form", "diffu_grpo")}
-    return objectives(task) if part == "objectives" else variations(task, part)
+    """Return the arms of a part by name, without what every run of the task has anyway."""
+    named = objectives(task) if part == "objectives" else variations(task, part)
+    return {
+        name: {key: value for key, value in settings.items() if COMMON[task].get(key) != value}
+        for name, settings in named.items()
+    }
 
 
 def job(task: str, arm: str, settings: Mapping[str, Any], seed: int, split: str) -> dict:
+    """Return a run of half the budget, without enumeration."""
     return {
         "task": task,
         "arm": arm,
@@ -138,32 +151,56 @@ def job(task: str, arm: str, settings: Mapping[str, Any], seed: int, split: str)
         "seed": seed,
         "budget": BUDGET[task],
         "split": split,
+        "marks": NUM_MARKS,
+        "exact": False,
     }
 
 
-def tuning_jobs(tasks: Sequence[str]) -> Iterator[dict]:
+def tuning_jobs(tasks: Sequence[str], rates: Sequence[float] | None) -> Iterator[dict]:
     """Yield the runs that choose a learning rate for each objective."""
     for task in tasks:
-        for (arm, settings), rate in itertools.product(objectives(task).items(), RATES[task]):
+        of_task = rates or RATES[task]
+        for (arm, settings), rate in itertools.product(arms(task, "objectives").items(), of_task):
             yield job(task, arm, {**settings, "training.learning_rate": rate}, 0, "validation")
 
 
 def test_jobs(
     tasks: Sequence[str], parts: Sequence[str], seeds: Sequence[int], path: Path
 ) -> Iterator[dict]:
-    """Yield the runs of the parts; an arm that two parts share is run once."""
-    rates = best_rates(path, tasks)
-    for seed, task, part in itertools.product(seeds, tasks, parts):
+    """Yield the runs of the parts; settings that two parts share are run once."""
+    rates, seen = best_rates(path, tasks), []
+    for seed, task, part in itertools.product(seeds, tasks, reversed(parts)):
         for arm, settings in arms(task, part).items():
             rate = rates.get((task, arm), rates.get((task, "dmpo")))
             if rate is None:
                 raise SystemExit(f"{task}, {arm}: no learning rate yet; run --stage tune first")
-            yield job(task, arm, {**settings, "training.learning_rate": rate}, seed, "test")
+            which = (task, seed, settings)
+            if which not in seen:
+                seen.append(which)
+                yield job(task, arm, {**settings, "training.learning_rate": rate}, seed, "test")
+
+
+def before(task: str) -> dict:
+    """Return the job that only measures the policy as it is."""
+    return {**job(task, "(before)", {}, 0, "test"), "budget": 0}
+
+
+def runs_of(part: str, task: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Return the runs of each arm of a part: those of the same settings, whatever their name."""
+    found: dict[str, list] = {}
+    for arm, settings in arms(task, part).items():
+        for run in runs:
+            given = dict(run["job"]["settings"])
+            given.pop("training.learning_rate", None)
+            if run["job"]["task"] == task and run["job"]["budget"] and given == settings:
+                found.setdefault(arm, []).append(run)
+    return found
 
 
 def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
     """Return tables of every part and the picture of curves and of entropy against reward."""
     runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
+    long = [run for run in finished(NOISE).values() if run["job"]["split"] == "test"]
     lines = [
         "# The paper's questions on the tiny testbeds",
         "",
@@ -172,28 +209,51 @@ def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
         "*Entropy* is that of the distributions the tokens of rollouts were drawn from, mean over "
         "training; the same for *ESS*, *noise* and *spread*.",
         "",
+        "## DMPO against diffu-GRPO",
+        "",
+        "The runs of [noise.md](noise.md).",
+        "",
     ]
     panels = []
+    for task in tasks:
+        start = measured_before(task, long)
+        mine = {
+            name: [r for r in long if r["job"]["arm"] == arm and r["job"]["task"] == task]
+            for name, arm in VERSUS.items()
+        }
+        mine = {name: records for name, records in mine.items() if records}
+        if start is None or "diffu_grpo" not in mine:
+            continue
+        lines += [heading(task, noise.BUDGET[task], mine), ""]
+        lines += table(task, mine, start, headline=HEADLINE[task])
+        lines += _shares(mine, HEADLINE[task], start["figures"][HEADLINE[task]])
+        lines += _at_equal_steps(mine, HEADLINE[task])
+        panels += [_against_compute(task, mine), _against_entropy(task, mine)]
     for part in PARTS:
         lines += [f"## {HEADINGS[part]}", ""]
         for task in tasks:
-            names = arms(task, part)
-            every = [run for run in runs if run["job"]["task"] == task]
-            start = next((run for run in every if not run["job"]["budget"]), None)
-            mine = by_arm(run for run in every if run["job"]["arm"] in names)
-            if not mine or start is None:
+            start, mine = measured_before(task, runs), runs_of(part, task, runs)
+            if start is None or not mine:
                 continue
-            seeds = max(map(len, mine.values()))
-            lines += [f"### {task}, {BUDGET[task] / 1e6:g} M model tokens, {seeds} seeds", ""]
+            lines += [heading(task, BUDGET[task], mine), ""]
             lines += table(task, mine, start, headline=HEADLINE[task])
-            if part in ("versus", "objectives") and "diffu_grpo" in mine:
+            if part == "objectives" and "diffu_grpo" in mine:
                 lines += _shares(mine, HEADLINE[task], start["figures"][HEADLINE[task]])
-            if part == "versus":
-                panels.append(_against_compute(task, mine))
-                panels.append(_against_entropy(task, mine))
     seconds = sum(run["seconds"] for run in runs)
     lines += [*provenance(), f"- {len(runs)} runs, {seconds:.0f} s in all (added up)", ""]
     return "\n".join(lines), figure(panels)
+
+
+def measured_before(task: str, runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the figures of the policy before training."""
+    mine = (run for run in runs if run["job"]["task"] == task and not run["job"]["budget"])
+    return next(mine, None)
+
+
+def heading(task: str, budget: float, arms: Mapping[str, Sequence[Any]]) -> str:
+    """Return the heading of a table."""
+    seeds = sorted({len(records) for records in arms.values()})
+    return f"### {task}, {budget / 1e6:g} M model tokens, {' or '.join(map(str, seeds))} seeds"
 
 
 def _shares(mine: Mapping[str, Sequence[Any]], name: str, start: float) -> list[str]:
@@ -204,6 +264,24 @@ def _shares(mine: Mapping[str, Sequence[Any]], name: str, start: float) -> list[
         needed = compute_to_reach(records, name, level, start)
         lines.append(f"- {arm}: {'not reached' if needed is None else f'{needed / budget:.0%}'}")
     return [*lines, ""]
+
+
+def _at_equal_steps(mine: Mapping[str, Sequence[Any]], name: str) -> list[str]:
+    """Return the headline where the arm of the fewest gradient steps has its end."""
+    curves = {arm: steps_and_figure(records, name) for arm, records in mine.items()}
+    steps = min(curve[-1][0] for curve in curves.values())
+    lines = [f"At equal gradient steps ({steps:.0f}), by straight lines between measurements:", ""]
+    for arm, curve in curves.items():
+        lines.append(f"- {arm}: {at(curve, steps):.3f}")
+    return [*lines, ""]
+
+
+def at(curve: Sequence[tuple[float, float]], x: float) -> float:
+    """Return the height of a curve at ``x``, by straight lines."""
+    for (left, low), (right, high) in itertools.pairwise(curve):
+        if left <= x <= right:
+            return low + (high - low) * (x - left) / (right - left)
+    return curve[-1][1] if x > curve[-1][0] else curve[0][1]
 
 
 def _against_compute(task: str, mine: Mapping[str, Sequence[Any]]) -> tuple:
@@ -231,6 +309,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates to try")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--name", default="paper", help="results/NAME.json keeps every run")
     options = parser.parse_args()
@@ -242,23 +321,11 @@ def main() -> None:
         replace_text(path.with_suffix(".svg"), picture)
         return
     if options.stage == "tune":
-        jobs = list(tuning_jobs(options.tasks))
+        jobs = list(tuning_jobs(options.tasks, options.rates))
     else:
         jobs = [before(task) for task in options.tasks]
         jobs += test_jobs(options.tasks, options.parts, options.seeds, path)
-    distinct = list(
-        {
-            (
-                one["task"],
-                one["arm"],
-                one["seed"],
-                one["split"],
-                one["settings"]["training.learning_rate"],
-            ): one
-            for one in jobs
-        }.values()
-    )
-    run_all(distinct, path, processes=options.jobs)
+    run_all(jobs, path, processes=options.jobs)
 
 
 if __name__ == "__main__":
