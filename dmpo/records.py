@@ -54,6 +54,8 @@ class Example:
     """What the policy reads."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What a grader or a reward function reads beside the prompt: answer, puzzle, …"""
+    prefill: str = ""
+    """The beginning of the answer that the policy is given; a completion is what follows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -74,7 +74,10 @@ def named_prompts(examples: Sequence[Example], name: str) -> list[NamedText]:
     """
     if not examples:
         raise DataError(f"{name}s: there are none.")
-    return [NamedText(f"{name} {n}", example.prompt) for n, example in enumerate(examples)]
+    return [
+        NamedText(f"{name} {n}", example.prompt + example.prefill)
+        for n, example in enumerate(examples)
+    ]
 
 
 def check_prompts(policy: DiffusionPolicy, prompts: Iterable[NamedText], *, room: int) -> None:

@@ -77,7 +77,7 @@ class TextCodec:
         """
         if not examples:
             raise DataError("prompts: none given; at least one is needed.")
-        rows = [self._prompt_ids(index, example.prompt) for index, example in enumerate(examples)]
+        rows = [self._prompt_ids(index, example) for index, example in enumerate(examples)]
         width = max(map(len, rows))
         tokens = torch.tensor([[self.pad_token_id] * (width - len(row)) + row for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
@@ -118,14 +118,15 @@ class TextCodec:
             )
         ]
 
-    def _prompt_ids(self, index: int, prompt: str) -> list[int]:
-        name = f"prompt {index}"
+    def _prompt_ids(self, index: int, example: Example) -> list[int]:
+        name, prompt = f"prompt {index}", example.prompt
         if not prompt:
             raise DataError(f"{name}: it is empty.")
         if self.tokenizer.chat_template:
-            ids = self._ids(name, self._templated(prompt), add_special_tokens=False)
+            text = self._templated(prompt) + example.prefill
+            ids = self._ids(name, text, add_special_tokens=False)
         else:
-            ids = self._ids(name, prompt, add_special_tokens=True)
+            ids = self._ids(name, prompt + example.prefill, add_special_tokens=True)
         if not ids:
             raise DataError(f"{name}: no tokens are left of {_short(prompt)}.")
         if len(ids) > self.max_length:

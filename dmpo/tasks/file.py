@@ -1,22 +1,21 @@
-"""Problems from a file of your own: one JSON object with a prompt and an answer per line."""
+"""Problems from a file of your own: JSONL, JSON, CSV or Parquet with a prompt and an answer."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from pydantic import Field, model_validator
 
-from dmpo.errors import DataError, nearest_name, reading_failure
+from dmpo.errors import DataError, nearest_name
 from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
 from dmpo.tasks.base import Task
+from dmpo.tasks.sources import Row, read_rows
 from dmpo.tasks.splits import shuffled_split
 
 __all__ = ["FileConfig", "FileTask"]
@@ -27,9 +26,11 @@ ANSWER = "answer"
 class FileConfig(PluginConfig):
     """Parameters of :class:`FileTask`."""
 
-    path: Path = Field(description="JSONL file: training problems, or all of them.")
-    validation_path: Path | None = Field(None, description="JSONL file of validation problems.")
-    test_path: Path | None = Field(None, description="JSONL file of test problems.")
+    path: Path = Field(
+        description="JSONL, JSON, CSV or Parquet file: training problems, or all of them."
+    )
+    validation_path: Path | None = Field(None, description="File of validation problems.")
+    test_path: Path | None = Field(None, description="File of test problems.")
     prompt_column: str = Field("prompt", min_length=1, description="Key of the prompt.")
     answer_column: str = Field("answer", min_length=1, description="Key of the right answer.")
     response_length: int = Field(ge=1, description="Tokens that an answer needs, end included.")
@@ -56,7 +57,7 @@ class FileConfig(PluginConfig):
 
 @final
 class FileTask(Task):
-    """Problems read from JSONL, graded by exact match.
+    """Problems read from a file, graded by exact match.
 
     Splits without a file of their own are cut from ``path`` by prompt with a seeded shuffle:
     all lines with one prompt stay together. A training or validation line whose prompt also
@@ -149,43 +150,12 @@ def _without(examples: list[Example], held_out: list[Example]) -> list[Example]:
     return [example for example in examples if example.prompt not in prompts]
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A line of a file, and how messages call it."""
-
-    origin: str
-    values: Mapping[str, Any]
-
-
 def _read(config: FileConfig, option: str) -> list[Example]:
-    path: Path = getattr(config, option)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"task.{option}: {path} cannot be read: {reading_failure(error)}."
-        ) from error
-    # Only "\n" ends a line of JSONL: text inside may hold the other separators of Unicode.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"task.{option}: {path} holds no problems.")
-    return [
-        _example(config, _parse(f"task.{option}: {path}, line {number}", line))
-        for number, line in lines
-    ]
+    rows = read_rows(getattr(config, option), f"task.{option}")
+    return [_example(config, row) for row in rows]
 
 
-def _parse(origin: str, line: str) -> _Row:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{origin}: not JSON: {reading_failure(error)}.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{origin}: a JSON object is needed, found {line[:40]!r}.")
-    return _Row(origin=origin, values=values)
-
-
-def _example(config: FileConfig, row: _Row) -> Example:
+def _example(config: FileConfig, row: Row) -> Example:
     prompt = _text(row, config.prompt_column, "prompt_column")
     answer = _text(row, config.answer_column, "answer_column")
     others = {key: value for key, value in row.values.items() if key != config.prompt_column}
@@ -197,7 +167,7 @@ def _example(config: FileConfig, row: _Row) -> Example:
     return Example(prompt=prompt, columns={**others, ANSWER: answer})
 
 
-def _text(row: _Row, column: str, option: str) -> str:
+def _text(row: Row, column: str, option: str) -> str:
     if column not in row.values:
         near = nearest_name(column, row.values)
         raise DataError(
