@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from dmpo.errors import DataError
 from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
 
@@ -49,6 +50,32 @@ class Task(ABC):
 
         Never raises on any text.
         """
+
+    def num_questions(self, example: Example) -> int:  # noqa: ARG002
+        """Return how many yes-or-no questions the headline figure of a problem is a share of.
+
+        Accuracy counts each of them once; 1 for a problem that is right or wrong.
+        """
+        return 1
+
+    def from_record(self, record: Mapping[str, Any]) -> Example:
+        """Return the problem of a saved completion, so that it can be graded again.
+
+        Raises:
+            DataError: If the record does not say which problem it answers.
+        """
+        prompt, columns = record.get("prompt"), record.get("columns")
+        if not isinstance(prompt, str) or not isinstance(columns, Mapping):
+            raise DataError(
+                "it does not say which problem it answers: `prompt` and `columns` are needed, "
+                f"given {', '.join(map(repr, record)) or 'nothing'}."
+            )
+        prefill = str(record.get("prefill", ""))
+        return Example(prompt=prompt, columns=dict(columns), prefill=prefill)
+
+    def grade_all(self, pairs: Sequence[tuple[Example, str]]) -> list[Mapping[str, float]]:
+        """Return the figures of many completions, in order; a task may work on them at once."""
+        return [self.grade(example, completion) for example, completion in pairs]
 
     @abstractmethod
     def demonstrate(self, example: Example, rng: random.Random) -> str:
