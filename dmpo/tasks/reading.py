@@ -1,0 +1,167 @@
+"""Readers of text that a model wrote: boxes, answer tags, the end of the turn.
+
+Text is untrusted, so every reader takes time linear in its length on any text, and none raises.
+Nothing here knows a task.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "answer_blocks",
+    "answer_candidates",
+    "boxed_contents",
+    "is_placeholder",
+    "until_end_of_turn",
+]
+
+MAX_CANDIDATES = 8
+MAX_UNWRAPPED = 8
+"""How many boxes around one content are taken off: ``\\boxed{\\boxed{4}}``."""
+
+_END_OF_TURN = re.compile(
+    r"<\|(?:eot_id|endoftext|im_end|end_of_text|eom_id|end|eos|startoftext|start_header_id)\|>"
+    r"|</s>|<eos>"
+)
+_ANSWER_TAG = re.compile(r"</?answer\b ?[>}\])]?")
+# Every quantifier is possessive: nothing is ever read twice. Doubled backslashes and a lost one
+# are mistakes that models make.
+_BOX_OR_BRACE = re.compile(r"(?:boxed|fbox)\s*+(\{)|(\\++)([{}])?+|[{}]")
+_TAG = re.compile(r"</?(?:answer|reasoning)\b")
+_LINE_OR_TAG = re.compile(rf"\n|{_TAG.pattern}")
+_PLACEHOLDER = re.compile(r"[\s.…]*+(?:your answer(?: here)?|answer)?+[\s.…]*+", re.IGNORECASE)
+
+
+def until_end_of_turn(text: str) -> str:
+    """Return the text before the first end-of-turn or end-of-text token."""
+    match = _END_OF_TURN.search(text)
+    return text[: match.start()] if match else text
+
+
+def answer_blocks(text: str) -> list[str]:
+    """Return what stands in each ``<answer>`` block, in order, white space stripped.
+
+    A block ends at ``</answer>``, at the next ``<answer>`` or at the end of the text; the tags'
+    own closing bracket may be missing or misspelt (``</answer}``).
+    """
+    return [text[start:end].strip() for start, end in _blocks(text)]
+
+
+def boxed_contents(text: str) -> list[str]:
+    r"""Return the contents of ``\boxed{…}`` and ``\fbox{…}``, in order, white space stripped.
+
+    Braces are balanced, escaped ones do not count. Of boxes inside each other the outermost is
+    given, and if it holds nothing but another box, that one's content. A box ends at an answer
+    or reasoning tag in any case. A box that is never closed ends with its line; it is given if
+    no other box stands behind it.
+    """
+    closed, unclosed = _boxes(text)
+    contents = [(start, _unwrapped(_before(_TAG, text, start, end))) for start, end in closed]
+    if unclosed is not None and all(start < unclosed for start, _ in closed):
+        contents.append((unclosed, _before(_LINE_OR_TAG, text, unclosed, len(text))))
+    return [content for _, content in sorted(contents)]
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a text is empty or the dots of a prompt's format, and so no answer."""
+    return _PLACEHOLDER.fullmatch(text) is not None
+
+
+def answer_candidates(text: str) -> list[str]:
+    r"""Return what may be the final answer, the likeliest first, at most eight.
+
+    From the last answer block that holds something: its boxes from the last to the first, or,
+    if it has none, the boxes behind it; then its own text. After that, or without such a block,
+    come the boxes of the whole text from the last to the first. Placeholders (``\boxed{...}``)
+    are left out.
+
+    Args:
+        text: Without special tokens (:func:`until_end_of_turn`).
+    """
+    found: list[str] = []
+    for start, end in reversed(_blocks(text)):
+        block = text[start:end].strip()
+        if not is_placeholder(block):
+            found += _last_first(text[start:end]) or _last_first(text[end:])
+            found.append(_without_boxes(block))
+            break
+    found += _last_first(text)
+    return list(dict.fromkeys(filter(None, found)))[:MAX_CANDIDATES]
+
+
+def _last_first(text: str) -> list[str]:
+    return [box for box in reversed(boxed_contents(text)) if not is_placeholder(box)]
+
+
+def _without_boxes(block: str) -> str:
+    """Return a block's own text, if it is no box: ``\\boxed{}32`` is 32."""
+    rest = re.sub(r"\\?(?:boxed|fbox)\s*+\{[\s.…]*+\}", "", block).strip()
+    return "" if is_placeholder(rest) or boxed_contents(rest) else rest
+
+
+def _blocks(text: str) -> list[tuple[int, int]]:
+    blocks: list[tuple[int, int]] = []
+    start: int | None = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if start is not None:
+            blocks.append((start, tag.start()))
+        start = None if tag[0].startswith("</") else tag.end()
+    if start is not None:
+        blocks.append((start, len(text)))
+    return blocks
+
+
+def _boxes(text: str) -> tuple[list[tuple[int, int]], int | None]:
+    """Return where the outermost closed boxes' contents lie, and where the last open one begins."""
+    closed: list[tuple[int, int]] = []
+    open_boxes: list[tuple[int, int]] = []
+    depth = 0
+    for match in _BOX_OR_BRACE.finditer(text):
+        opens_box, backslashes, brace = match[1], match[2], match[3]
+        if backslashes and (brace is None or len(backslashes) % 2):
+            continue  # an odd number of backslashes before a brace escapes it
+        if opens_box or (brace or match[0]) == "{":
+            if opens_box:
+                open_boxes.append((match.end(), depth))
+            depth += 1
+        elif depth > 0:
+            depth -= 1
+            if open_boxes and open_boxes[-1][1] == depth:
+                start, _ = open_boxes.pop()
+                while closed and closed[-1][0] > start:
+                    closed.pop()
+                closed.append((start, match.start() + len(backslashes or "")))
+    return closed, open_boxes[-1][0] if open_boxes else None
+
+
+def _last_first(boxes: list[str]) -> list[str]:
+    return [box for box in reversed(boxes) if not is_placeholder(box)]
+
+
+def _without_empty_boxes(block: str) -> str:
+    rest = re.sub(r"\\?(?:boxed|fbox)\s*+\{[\s.…]*+\}", "", block).strip()
+    return "" if is_placeholder(rest) else rest
+
+
+def _unwrapped(content: str) -> str:
+    for _ in range(MAX_UNWRAPPED):
+        match = re.match(r"\\*+(?:boxed|fbox)\s*+\{", content)
+        if match is None or _closing_brace(content, match.end()) != len(content) - 1:
+            break
+        content = content[match.end() : -1].strip()
+    return content
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for match in re.finditer(r"\\.|[{}]", text[start:]):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return start + match.start()
+    return None
+
+
+def _before(pattern: re.Pattern[str], text: str, start: int, end: int) -> str:
+    match = pattern.search(text, start, end)
+    return text[start : match.start() if match else end].strip()
