@@ -1,4 +1,4 @@
-"""The number in an answer, exactly: ``$1,234.50``, ``3/4``, ``\\frac{3}{4}``, ``20\\%``, ``6 km``.
+r"""The number in an answer, exactly: ``$1,234.50``, ``3/4``, ``\frac{3}{4}``, ``20\%``, ``6 km``.
 
 Only the digits 0 to 9 are digits. Length and digits are bounded before any work is done, so no
 text is slow, and no reader raises.
@@ -6,6 +6,7 @@ text is slow, and no reader raises.
 
 from __future__ import annotations
 
+import collections
 import re
 from fractions import Fraction
 
@@ -102,17 +103,15 @@ def _plain(text: str) -> str | None:
 
 
 def _value(text: str) -> Fraction | None:
-    if _LIST.fullmatch(text):
-        whole = [match for match in _NUMBER.finditer(text)]
-        return _exact(whole[0]) if len(whole) == 1 else None
-    try:
-        return evaluate(parse_expression(text))
-    except ExpressionError:
-        pass
-    found = None
-    for found in _NUMBER.finditer(text):
-        pass
-    return _exact(found) if found else None
+    if not _LIST.fullmatch(text):
+        try:
+            return evaluate(parse_expression(text))
+        except ExpressionError:
+            pass
+    elif len(_NUMBER.findall(text)) != 1:
+        return None
+    last = collections.deque(_NUMBER.finditer(text), maxlen=1)
+    return _exact(last[0]) if last else None
 
 
 def _exact(match: re.Match[str]) -> Fraction | None:

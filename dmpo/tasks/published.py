@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import final
+
+from dmpo.tasks.published_arithmetic import python_value
 
 __all__ = ["published_countdown", "published_gsm8k", "published_math", "published_sudoku"]
 
 CELLS = 16
 TOLERANCE = 1e-5
-MAX_NESTING = 100
-"""Open parentheses and signs; the published parser's own limit is that of Python."""
-MAX_POWER_BITS = 100_000
 BOXED = "\\boxed"
 BOXED_AND_BRACE = "\\boxed{"
 BOXED_AND_SPACE = "\\boxed "
@@ -94,7 +92,7 @@ def _boxed_number(text: str) -> float | None:
 
 
 def _boxes_to_first_brace(text: str) -> Iterator[str]:
-    """Yield what stands between each ``\\boxed{`` and the first ``}`` of the same line."""
+    r"""Yield what stands between each ``\boxed{`` and the first ``}`` of the same line."""
     start, brace, line_end = text.find(BOXED_AND_BRACE), -1, -1
     while start >= 0:
         inside = start + len(BOXED_AND_BRACE)
@@ -256,7 +254,7 @@ def _makes(text: str, target: float) -> bool:
     if not _ARITHMETIC.fullmatch(text):
         return False
     try:
-        return abs(_Arithmetic(text.strip()).value() - target) < TOLERANCE
+        return abs(python_value(text.strip()) - target) < TOLERANCE
     except (ValueError, ArithmeticError):
         return False
 
@@ -312,115 +310,3 @@ _GRID_READERS = (
 
 def _first_of(tokens: Sequence[str], text: str) -> int | None:
     return min((place for token in tokens if (place := text.find(token)) >= 0), default=None)
-
-
-@final
-class _Arithmetic:
-    """What Python makes of digits, points, ``+ - * / ** //`` and parentheses, within bounds."""
-
-    _TOKEN = re.compile(r"[ \t\f]*(?:([0-9]+\.?[0-9]*|\.[0-9]+)|(\*\*|//|[-+*/()]))")
-    _INNER_TOKEN = re.compile(r"[ \t\f\r\n]*(?:([0-9]+\.?[0-9]*|\.[0-9]+)|(\*\*|//|[-+*/()]))")
-
-    def __init__(self, text: str) -> None:
-        self._tokens = list(self._split(text))
-        self._next = 0
-
-    def value(self) -> float | complex:
-        """Return the value.
-
-        Raises:
-            ValueError: If Python would refuse the text, or it is too large.
-            ArithmeticError: If an operation has no value.
-        """
-        value = self._sum(0)
-        if self._next < len(self._tokens):
-            raise ValueError("something follows the expression")
-        return value
-
-    @classmethod
-    def _split(cls, text: str) -> Iterator[str]:
-        position, open_parentheses = 0, 0
-        while position < len(text):
-            # Python lets a line break stand only within parentheses.
-            pattern = cls._INNER_TOKEN if open_parentheses > 0 else cls._TOKEN
-            match = pattern.match(text, position)
-            if match is None:
-                raise ValueError("not an expression")
-            token = match[1] or match[2]
-            open_parentheses += (token == "(") - (token == ")")
-            if open_parentheses > MAX_NESTING:
-                raise ValueError("nested too deep")
-            yield token
-            position = match.end()
-
-    def _sum(self, depth: int) -> float | complex:
-        value = self._product(depth)
-        while (token := self._peek()) in ("+", "-"):
-            self._next += 1
-            other = self._product(depth)
-            value = value + other if token == "+" else value - other
-        return value
-
-    def _product(self, depth: int) -> float | complex:
-        value = self._signed(depth)
-        while (token := self._peek()) in ("*", "/", "//"):
-            self._next += 1
-            value = _applied(token, value, self._signed(depth))
-        return value
-
-    def _signed(self, depth: int) -> float | complex:
-        if depth > MAX_NESTING:
-            raise ValueError("nested too deep")
-        token = self._peek()
-        if token in ("+", "-"):
-            self._next += 1
-            value = self._signed(depth + 1)
-            return value if token == "+" else -value
-        return self._power(depth)
-
-    def _power(self, depth: int) -> float | complex:
-        base = self._atom(depth)
-        if self._peek() != "**":
-            return base
-        self._next += 1
-        return _power(base, self._signed(depth + 1))
-
-    def _atom(self, depth: int) -> float | complex:
-        token = self._peek()
-        self._next += 1
-        if token == "(":
-            value = self._sum(depth + 1)
-            if self._peek() != ")":
-                raise ValueError("a parenthesis is not closed")
-            self._next += 1
-            return value
-        if token is None or token[0] not in "0123456789.":
-            raise ValueError("a number is missing")
-        if "." in token:
-            return float(token)
-        if token[0] == "0" and token.strip("0"):
-            raise ValueError("Python takes no leading zeros")
-        return int(token)
-
-    def _peek(self) -> str | None:
-        return self._tokens[self._next] if self._next < len(self._tokens) else None
-
-
-def _applied(
-    operator: str | None, left: float | complex, right: float | complex
-) -> float | complex:
-    if operator == "*":
-        return left * right
-    if operator == "/":
-        return left / right
-    if isinstance(left, complex) or isinstance(right, complex):
-        raise ValueError("complex numbers have no floor")
-    return left // right
-
-
-def _power(base: float | complex, exponent: float | complex) -> float | complex:
-    whole = isinstance(base, int) and isinstance(exponent, int)
-    if whole and abs(base) > 1 and abs(exponent) * int(abs(base)).bit_length() > MAX_POWER_BITS:
-        raise ValueError("a power too large")
-    result: float | complex = base**exponent
-    return result

@@ -95,7 +95,7 @@ def _last_first(text: str) -> list[str]:
 
 
 def _without_boxes(block: str) -> str:
-    """Return a block's own text, if it is no box: ``\\boxed{}32`` is 32."""
+    r"""Return a block's own text, if it is no box: ``\boxed{}32`` is 32."""
     rest = re.sub(r"\\?(?:boxed|fbox)\s*+\{[\s.…]*+\}", "", block).strip()
     return "" if is_placeholder(rest) or boxed_contents(rest) else rest
 
@@ -133,15 +133,6 @@ def _boxes(text: str) -> tuple[list[tuple[int, int]], int | None]:
                     closed.pop()
                 closed.append((start, match.start() + len(backslashes or "")))
     return closed, open_boxes[-1][0] if open_boxes else None
-
-
-def _last_first(boxes: list[str]) -> list[str]:
-    return [box for box in reversed(boxes) if not is_placeholder(box)]
-
-
-def _without_empty_boxes(block: str) -> str:
-    rest = re.sub(r"\\?(?:boxed|fbox)\s*+\{[\s.…]*+\}", "", block).strip()
-    return "" if is_placeholder(rest) else rest
 
 
 def _unwrapped(content: str) -> str:
