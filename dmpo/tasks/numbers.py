@@ -30,6 +30,7 @@ _COMMANDS = (
     (re.compile(r"\\?[$%]|[€£]|\\(?:degree|deg)\b|\^\s*\{?\s*\\circ\s*\}?|°|~|`"), " "),
     (re.compile(r"\*\*|\*(?=[^\W\d_])|(?<=[^\W\d_])\*"), " "),
 )
+_DIGITS = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}")
 _MINUS = str.maketrans("−–", "--")
 _WHOLE = r"(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
@@ -58,6 +59,8 @@ def number_in(text: str) -> Fraction | None:
     numbers (``3 + 4``) counts as its value. Of several numbers in a sentence the last one
     counts; a bare list of numbers is no answer to a question for one.
     """
+    if _DIGITS.fullmatch(text):
+        return Fraction(text)
     plain = _plain(text)
     if plain is None:
         return None

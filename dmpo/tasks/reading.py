@@ -6,7 +6,10 @@ Nothing here knows a task.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import re
+from collections.abc import Iterator
 
 __all__ = [
     "answer_blocks",
@@ -24,11 +27,11 @@ _END_OF_TURN = re.compile(
     r"<\|(?:eot_id|endoftext|im_end|end_of_text|eom_id|end|eos|startoftext|start_header_id)\|>"
     r"|</s>|<eos>"
 )
-_ANSWER_TAG = re.compile(r"</?answer\b ?[>}\])]?")
+_ANSWER_TAG = re.compile(r"<[<>]?/?answer\b ?[>}\])]?")
 # Every quantifier is possessive: nothing is ever read twice. Doubled backslashes and a lost one
 # are mistakes that models make.
 _BOX_OR_BRACE = re.compile(r"(?:boxed|fbox)\s*+(\{)|(\\++)([{}])?+|[{}]")
-_TAG = re.compile(r"</?(?:answer|reasoning)\b")
+_TAG = re.compile(r"<[<>]?/?(?:answer|reasoning)\b ?[>}\])]?")
 _LINE_OR_TAG = re.compile(rf"\n|{_TAG.pattern}")
 _PLACEHOLDER = re.compile(r"[\s.…]*+(?:your answer(?: here)?|answer)?+[\s.…]*+", re.IGNORECASE)
 
@@ -42,8 +45,8 @@ def until_end_of_turn(text: str) -> str:
 def answer_blocks(text: str) -> list[str]:
     """Return what stands in each ``<answer>`` block, in order, white space stripped.
 
-    A block ends at ``</answer>``, at the next ``<answer>`` or at the end of the text; the tags'
-    own closing bracket may be missing or misspelt (``</answer}``).
+    A block ends at ``</answer>``, at the next ``<answer>`` or at the end of the text; the tags
+    themselves may be misspelt a little (``</answer}``, ``<>answer>``).
     """
     return [text[start:end].strip() for start, end in _blocks(text)]
 
@@ -68,26 +71,30 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text) is not None
 
 
-def answer_candidates(text: str) -> list[str]:
+def answer_candidates(text: str) -> Iterator[str]:
     r"""Return what may be the final answer, the likeliest first, at most eight.
 
     From the last answer block that holds something: its boxes from the last to the first, or,
     if it has none, the boxes behind it; then its own text. After that, or without such a block,
-    come the boxes of the whole text from the last to the first. Placeholders (``\boxed{...}``)
-    are left out.
+    come the boxes of the whole text from the last to the first; without any, what stands behind
+    the last tag (``</reasoning>``, or ``</answer>`` where an opening tag was meant).
+    Placeholders (``\boxed{...}``) are left out.
 
     Args:
         text: Without special tokens (:func:`until_end_of_turn`).
     """
-    found: list[str] = []
+    return itertools.islice(filter(None, _candidates(text)), MAX_CANDIDATES)
+
+
+def _candidates(text: str) -> Iterator[str]:
     for start, end in reversed(_blocks(text)):
         block = text[start:end].strip()
         if not is_placeholder(block):
-            found += _last_first(text[start:end]) or _last_first(text[end:])
-            found.append(_without_boxes(block))
+            yield from _last_first(block) or _last_first(text[end:])
+            yield _without_boxes(block)
             break
-    found += _last_first(text)
-    return list(dict.fromkeys(filter(None, found)))[:MAX_CANDIDATES]
+    boxes = _last_first(text)
+    yield from boxes or [_behind_last_tag(text)]
 
 
 def _last_first(text: str) -> list[str]:
@@ -100,13 +107,19 @@ def _without_boxes(block: str) -> str:
     return "" if is_placeholder(rest) or boxed_contents(rest) else rest
 
 
+def _behind_last_tag(text: str) -> str:
+    last = collections.deque(_TAG.finditer(text), maxlen=1)
+    rest = text[last[0].end() :].strip() if last else ""
+    return "" if is_placeholder(rest) else rest
+
+
 def _blocks(text: str) -> list[tuple[int, int]]:
     blocks: list[tuple[int, int]] = []
     start: int | None = None
     for tag in _ANSWER_TAG.finditer(text):
         if start is not None:
             blocks.append((start, tag.start()))
-        start = None if tag[0].startswith("</") else tag.end()
+        start = None if "/" in tag[0] else tag.end()
     if start is not None:
         blocks.append((start, len(text)))
     return blocks
