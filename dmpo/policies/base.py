@@ -61,6 +61,18 @@ class DiffusionPolicy(ABC):
     def device(self) -> device:
         """Where inputs must lie."""
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, with transformers' interface, for who needs a text's tokens as they are.
+
+        Raises:
+            ConfigError: If the policy has none of that kind.
+        """
+        raise ConfigError(
+            f"policy: {type(self).__name__} shows no tokenizer of transformers' kind, which is "
+            "needed here."
+        )
+
     @abstractmethod
     def logits(
         self,

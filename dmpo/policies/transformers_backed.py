@@ -256,6 +256,11 @@ class TransformersPolicy(DiffusionPolicy):
             for module in training:
                 module.training = True
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that prompts and answers go through."""
+        return self._codec.tokenizer
+
     def encode(self, examples: Sequence[Example]) -> Prompts:
         """Tokenize prompts and pad them on the left."""
         return self._codec.encode(examples, self.device)
