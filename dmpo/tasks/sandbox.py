@@ -50,7 +50,7 @@ from typing import Any
 from dmpo.tasks.seccomp import seccomp_filter
 from dmpo.tasks.unit_tests import UnitTests
 
-__all__ = ["Limits", "Program", "Verdict", "run_program", "run_programs"]
+__all__ = ["MAX_CODE", "Limits", "Program", "Verdict", "run_program", "run_programs"]
 
 # The worker comes compiled, with its orders: to compile it anew would double a start.
 BOOT = """

@@ -26,21 +26,53 @@ __builtins__ = dict(vars(builtins))  # type: ignore[assignment]  # mypy thinks o
 PROGRAM = "solution"
 """The module's name that tests may import the program by."""
 REFUSED_MODULES = frozenset(
-    (
-        "_ctypes ctypes _signal _posixshmem _posixsubprocess _sqlite3 _dbm _gdbm _curses readline "
-        "termios faulthandler _xxsubinterpreters _xxinterpchannels _interpreters _testcapi "
-        "_testinternalcapi _testmultiphase _testclinic"
-    ).split()  # noqa: SIM905 - a list of strings would take three times the lines
+    [
+        "_ctypes",
+        "ctypes",
+        "_signal",
+        "_posixshmem",
+        "_posixsubprocess",
+        "_sqlite3",
+        "_dbm",
+        "_gdbm",
+        "_curses",
+        "readline",
+        "termios",
+        "faulthandler",
+        "_xxsubinterpreters",
+        "_xxinterpchannels",
+        "_interpreters",
+        "_testcapi",
+        "_testinternalcapi",
+        "_testmultiphase",
+        "_testclinic",
+    ]
 )
 PLAIN_EVENTS = frozenset(
-    (
-        "compile exec marshal.loads object.__setattr__ object.__delattr__ builtins.id "
-        "builtins.input builtins.input/result array.__new__ pickle.find_class time.sleep "
-        "function.__new__ code.__new__ os.putenv os.unsetenv sys.excepthook sys.unraisablehook "
-        "sys._getframemodulename sys.set_asyncgen_hooks_firstiter "
-        "sys.set_asyncgen_hooks_finalizer sys.set_asyncgen_hook_firstiter "
-        "sys.set_asyncgen_hook_finalizer"
-    ).split()  # noqa: SIM905
+    [
+        "compile",
+        "exec",
+        "marshal.loads",
+        "object.__setattr__",
+        "object.__delattr__",
+        "builtins.id",
+        "builtins.input",
+        "builtins.input/result",
+        "array.__new__",
+        "pickle.find_class",
+        "time.sleep",
+        "function.__new__",
+        "code.__new__",
+        "os.putenv",
+        "os.unsetenv",
+        "sys.excepthook",
+        "sys.unraisablehook",
+        "sys._getframemodulename",
+        "sys.set_asyncgen_hooks_firstiter",
+        "sys.set_asyncgen_hooks_finalizer",
+        "sys.set_asyncgen_hook_firstiter",
+        "sys.set_asyncgen_hook_finalizer",
+    ]
 )
 """Events that an honest program raises and that reach nothing outside it."""
 FRAMES = frozenset(["tb_frame", "gi_frame", "cr_frame", "ag_frame"])

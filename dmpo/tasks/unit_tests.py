@@ -12,7 +12,7 @@ import builtins
 import functools
 from dataclasses import dataclass
 
-__all__ = ["UnitTests", "unit_tests"]
+__all__ = ["UnitTests", "check_unit_tests", "unit_tests"]
 
 BUILTINS = frozenset(dir(builtins))
 PASSED, FAILED, SAME, CALL = "__test_passed__", "__test_failed__", "__test_same__", "__test_call__"
@@ -46,24 +46,42 @@ def unit_tests(text: str) -> UnitTests:
     Raises:
         ValueError: If it is not Python, or holds no test.
     """
+    tree = _parsed(text)
+    shadows = _calls_builtins_alone(tree)
+    marker = _Marker()
+    body = [marker.visit(statement) for statement in tree.body]
+    calls = [call for statement in body for call in _calls(statement, marker)]
+    futures = [ast.unparse(each) for each in body if _is_future(each)]
+    statements = [
+        "\n".join([*futures, ast.unparse(each)]) for each in [*body, *calls] if not _is_future(each)
+    ]
+    return UnitTests(tuple(statements), tuple(marker.at_once), shadows)
+
+
+def check_unit_tests(text: str) -> None:
+    """Refuse what :func:`unit_tests` refuses, in less time.
+
+    Raises:
+        ValueError: See there.
+    """
+    _parsed(text)
+
+
+def _parsed(text: str) -> ast.Module:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deep"
         raise ValueError(f"not Python: {reason}") from error
-    shadows = _calls_builtins_alone(tree)
-    marker = _Marker()
-    body = [marker.visit(statement) for statement in tree.body]
-    calls = [call for statement in body for call in _calls(statement, marker)]
-    if not marker.at_once:
+    if not any(_is_assertion(node) for node in ast.walk(tree)) and not any(map(_tests, tree.body)):
         raise ValueError("no test: neither an assert nor a test function")
-    futures = [ast.unparse(each) for each in body if _is_future(each)]
-    statements = [
-        "\n".join([*futures, ast.unparse(ast.fix_missing_locations(each))])
-        for each in [*body, *calls]
-        if not _is_future(each)
-    ]
-    return UnitTests(tuple(statements), tuple(marker.at_once), shadows)
+    return tree
+
+
+def _is_assertion(node: ast.AST) -> bool:
+    if isinstance(node, ast.With):
+        return any(_is_raises(item.context_expr) for item in node.items)
+    return isinstance(node, ast.Assert)
 
 
 class _Marker(ast.NodeTransformer):
@@ -82,9 +100,7 @@ class _Marker(ast.NodeTransformer):
         return self._reported([node])
 
     def visit_With(self, node: ast.With) -> ast.AST:
-        if any(_is_raises(item.context_expr) for item in node.items):
-            return self._reported([node])
-        return self.generic_visit(node)
+        return self._reported([node]) if _is_assertion(node) else self.generic_visit(node)
 
     def visit_For(self, node: ast.For) -> ast.AST:
         return self._visit_repeated(node)
@@ -131,20 +147,22 @@ class _Comparisons(ast.NodeTransformer):
         return ast.Call(func=name, args=[node.left, node.comparators[0]], keywords=[])
 
 
-def _calls(statement: ast.stmt, marker: _Marker) -> list[ast.stmt]:
-    """Return the calls of the test functions that a statement defines."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-        found = [statement] if statement.name.startswith("test") else []
-        owner = None
-    elif isinstance(statement, ast.ClassDef):
+def _tests(statement: ast.stmt) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Return the test functions that a statement defines: itself, or the methods of a class."""
+    if isinstance(statement, ast.ClassDef):
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-        methods = [each for each in statement.body if isinstance(each, kinds)]
-        found = [each for each in methods if each.name.startswith("test")]
-        owner = statement.name
+        found = [each for each in statement.body if isinstance(each, kinds)]
+    elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        found = [statement]
     else:
-        return []
+        found = []
+    return [each for each in found if each.name.startswith("test")]
+
+
+def _calls(statement: ast.stmt, marker: _Marker) -> list[ast.stmt]:
+    owner = statement.name if isinstance(statement, ast.ClassDef) else None
     calls = []
-    for function in found:
+    for function in _tests(statement):
         silent = not any(_reports(node) for node in ast.walk(function))
         number = marker.number(at_once=False) if silent else None
         calls.append(_statement(f"{CALL}({number}, {owner!r}, {function.name!r})"))
@@ -171,19 +189,20 @@ def _is_future(node: ast.stmt) -> bool:
 
 
 def _calls_builtins_alone(tree: ast.Module) -> bool:
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | HELPERS
+    loaded: set[str] = set()
+    bound = set(HELPERS)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound.add(node.name)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and node.module == "solution":
+            return False  # what the program defines is imported by name
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            if isinstance(node, ast.ImportFrom) and node.module == "solution":
-                return False  # what the program defines is imported by name
             bound.update((each.asname or each.name).partition(".")[0] for each in node.names)
     return not (loaded - bound - BUILTINS)
 
