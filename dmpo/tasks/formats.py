@@ -7,7 +7,7 @@ not, so that its format rewards were zero for nearly every answer.
 
 from __future__ import annotations
 
-from dmpo.tasks.reading import boxed_contents
+from dmpo.tasks.reading import has_box
 
 __all__ = ["boxed_format", "soft_format", "strict_format", "tag_count"]
 
@@ -73,8 +73,8 @@ def boxed_format(answer: str) -> float:
     start = answer.rfind("<answer>")
     end = answer.find("</answer>", start)
     if 0 <= start < end:
-        return 1.0 if boxed_contents(answer[start:end]) else 0.75
-    return 0.5 if boxed_contents(answer) else 0.25
+        return 1.0 if has_box(answer[start:end]) else 0.75
+    return 0.5 if has_box(answer) else 0.25
 
 
 def _places(answer: str) -> tuple[int, int, int, int] | None:

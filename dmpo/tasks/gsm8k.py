@@ -174,7 +174,12 @@ def _read(completion: str) -> Fraction | None:
 
 def _reference(example: Example) -> Fraction | None:
     answer = example.columns["answer"]
-    return None if answer is None else exact_number(str(answer))
+    return None if answer is None else _number(str(answer))
+
+
+@functools.lru_cache(maxsize=65_536)
+def _number(answer: str) -> Fraction | None:
+    return exact_number(answer)
 
 
 def _example(row: Mapping[str, Any]) -> Example:

@@ -125,7 +125,8 @@ def _exact(match: re.Match[str]) -> Fraction | None:
         power = int(match["power"] or 0)
         if abs(power) > MAX_EXPONENT:
             return None
-        return sign * _decimal(match["number"]) * Fraction(10) ** power
+        number = sign * _decimal(match["number"])
+        return number * Fraction(10) ** power if power else number
     under = _decimal(match["under"])
     if under == 0:
         return None

@@ -17,7 +17,13 @@ from collections.abc import Iterator, Sequence
 
 from dmpo.tasks.published_arithmetic import python_value
 
-__all__ = ["published_countdown", "published_gsm8k", "published_math", "published_sudoku"]
+__all__ = [
+    "published_countdown",
+    "published_gsm8k",
+    "published_math",
+    "published_sudoku",
+    "uses_numbers",
+]
 
 CELLS = 16
 TOLERANCE = 1e-5
@@ -33,8 +39,7 @@ _ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
 _DIGITS_AND_SPACES = re.compile(r"[\d\s]*")
 _ALONE = re.compile(rf"\b(\d{{{CELLS}}})\b")
 _TAIL = re.compile(rf"\d{{{CELLS}}}")
-_EXPRESSION_CHARACTERS = "0123456789+-*/() "
-_VALUE_CHARACTERS = "0123456789. "
+_EQUALS = re.compile(r"(?<=[0-9+\-*/() ])=(?=[0-9. ])")
 
 
 def published_gsm8k(text: str, reference: float) -> tuple[float | None, bool]:
@@ -63,7 +68,7 @@ def published_countdown(text: str, numbers: Sequence[int], target: float) -> tup
     for command, operator in (("\\div", "/"), ("\\times", "*"), ("\\cdot", "*")):
         parsed = parsed.replace(command, operator)
     parsed = _before_equals(parsed)
-    return parsed, _uses(parsed, numbers) and _makes(parsed, target)
+    return parsed, uses_numbers(parsed, numbers) and _makes(parsed, target)
 
 
 def published_sudoku(text: str, puzzle: str, solution: str) -> tuple[str, int, int]:
@@ -226,19 +231,15 @@ def _with_fraction(text: str) -> str:
 
 def _before_equals(text: str) -> str:
     """Return the first run of arithmetic that ``= number`` follows; the text without one."""
-    equals = text.find("=")
-    while equals >= 0:
-        start = equals
-        while start > 0 and text[start - 1] in _EXPRESSION_CHARACTERS:
-            start -= 1
-        after = text[equals + 1 : equals + 2]
-        if start < equals and after and after in _VALUE_CHARACTERS:
-            return text[start:equals].strip()
-        equals = text.find("=", equals + 1)
-    return text
+    equals = _EQUALS.search(text)
+    if equals is None:
+        return text
+    before = text[: equals.start()]
+    return before[len(before.rstrip("0123456789+-*/() ")) :].strip()
 
 
-def _uses(text: str, numbers: Sequence[int]) -> bool:
+def uses_numbers(text: str, numbers: Sequence[int]) -> bool:
+    """Return whether the whole numbers written in a text are these, in any order."""
     written: list[int] = []
     for match in _WHOLE.finditer(text):
         if len(written) == len(numbers):

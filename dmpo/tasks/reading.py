@@ -15,23 +15,29 @@ __all__ = [
     "answer_blocks",
     "answer_candidates",
     "boxed_contents",
+    "has_box",
     "is_placeholder",
     "until_end_of_turn",
 ]
 
 MAX_CANDIDATES = 8
-MAX_UNWRAPPED = 8
-"""How many boxes around one content are taken off: ``\\boxed{\\boxed{4}}``."""
+MAX_BOXES = 64
 
+# Patterns begin with one literal character: the search for it is fast.
 _END_OF_TURN = re.compile(
-    r"<\|(?:eot_id|endoftext|im_end|end_of_text|eom_id|end|eos|startoftext|start_header_id)\|>"
-    r"|</s>|<eos>"
+    r"<(?:\|(?:eot_id|endoftext|im_end|end_of_text|eom_id|end|eos|startoftext|start_header_id)\|>"
+    r"|/s>|eos>)"
 )
 _ANSWER_TAG = re.compile(r"<[<>]?/?answer\b ?[>}\])]?")
-# Every quantifier is possessive: nothing is ever read twice. Doubled backslashes and a lost one
-# are mistakes that models make.
-_BOX_OR_BRACE = re.compile(r"(?:boxed|fbox)\s*+(\{)|(\\++)([{}])?+|[{}]")
 _TAG = re.compile(r"<[<>]?/?(?:answer|reasoning)\b ?[>}\])]?")
+_BOX = re.compile(r"(?:boxed|fbox)\s*+\{")
+# Every quantifier is possessive: nothing is ever read twice. Doubled backslashes and a lost one
+# are mistakes that models make. An odd number of backslashes escapes the brace behind it.
+_BOX_OR_BRACES = re.compile(
+    r"(?P<box>(?:boxed|fbox)\s*+\{)|(?P<open>\{++)|(?P<close>\}++)|(?:\\\\)++|\\[{}]"
+)
+_OTHER_BOX = re.compile(r"\s*+\\*+(?:boxed|fbox)\s*+\{")
+_BRACE_ALONE = re.compile(r"\}\s*+")
 _LINE_OR_TAG = re.compile(rf"\n|{_TAG.pattern}")
 _PLACEHOLDER = re.compile(r"[\s.…]*+(?:your answer(?: here)?|answer)?+[\s.…]*+", re.IGNORECASE)
 
@@ -57,13 +63,18 @@ def boxed_contents(text: str) -> list[str]:
     Braces are balanced, escaped ones do not count. Of boxes inside each other the outermost is
     given, and if it holds nothing but another box, that one's content. A box ends at an answer
     or reasoning tag in any case. A box that is never closed ends with its line; it is given if
-    no other box stands behind it.
+    no other box stands behind it. Of very many boxes the last 64 are given.
     """
     closed, unclosed = _boxes(text)
-    contents = [(start, _unwrapped(_before(_TAG, text, start, end))) for start, end in closed]
-    if unclosed is not None and all(start < unclosed for start, _ in closed):
-        contents.append((unclosed, _before(_LINE_OR_TAG, text, unclosed, len(text))))
-    return [content for _, content in sorted(contents)]
+    contents = [_before(_TAG, text, *span) for span in closed[-MAX_BOXES:]]
+    if unclosed is not None and (not closed or closed[-1][0] < unclosed):
+        contents.append(_before(_LINE_OR_TAG, text, unclosed, len(text)))
+    return contents
+
+
+def has_box(text: str) -> bool:
+    r"""Return whether a ``\boxed{`` or ``\fbox{`` stands in a text."""
+    return _BOX.search(text) is not None
 
 
 def is_placeholder(text: str) -> bool:
@@ -130,40 +141,34 @@ def _boxes(text: str) -> tuple[list[tuple[int, int]], int | None]:
     closed: list[tuple[int, int]] = []
     open_boxes: list[tuple[int, int]] = []
     depth = 0
-    for match in _BOX_OR_BRACE.finditer(text):
-        opens_box, backslashes, brace = match[1], match[2], match[3]
-        if backslashes and (brace is None or len(backslashes) % 2):
-            continue  # an odd number of backslashes before a brace escapes it
-        if opens_box or (brace or match[0]) == "{":
-            if opens_box:
-                open_boxes.append((match.end(), depth))
+    first = _BOX.search(text)
+    for match in _BOX_OR_BRACES.finditer(text, first.start() if first else len(text)):
+        kind, size = match.lastgroup, match.end() - match.start()
+        if kind == "box":
+            open_boxes.append((match.end(), depth))
             depth += 1
-        elif depth > 0:
-            depth -= 1
-            if open_boxes and open_boxes[-1][1] == depth:
-                start, _ = open_boxes.pop()
-                while closed and closed[-1][0] > start:
-                    closed.pop()
-                closed.append((start, match.start() + len(backslashes or "")))
+        elif kind == "open":
+            depth += size
+        elif kind == "close":
+            before, depth = depth, max(0, depth - size)
+            while open_boxes and open_boxes[-1][1] >= depth:
+                start, outside = open_boxes.pop()
+                _close(text, closed, start, match.start() + before - outside - 1)
     return closed, open_boxes[-1][0] if open_boxes else None
 
 
-def _unwrapped(content: str) -> str:
-    for _ in range(MAX_UNWRAPPED):
-        match = re.match(r"\\*+(?:boxed|fbox)\s*+\{", content)
-        if match is None or _closing_brace(content, match.end()) != len(content) - 1:
-            break
-        content = content[match.end() : -1].strip()
-    return content
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for match in re.finditer(r"\\.|[{}]", text[start:]):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return start + match.start()
-    return None
+def _close(text: str, closed: list[tuple[int, int]], start: int, end: int) -> None:
+    """Add a box, in place of those inside it, unless it holds nothing but one of them."""
+    inside = closed[-1] if closed and closed[-1][0] > start else None
+    if (
+        inside
+        and _OTHER_BOX.fullmatch(text, start, inside[0])
+        and _BRACE_ALONE.fullmatch(text, inside[1], end)
+    ):
+        return
+    while closed and closed[-1][0] > start:
+        closed.pop()
+    closed.append((start, end))
 
 
 def _before(pattern: re.Pattern[str], text: str, start: int, end: int) -> str:
