@@ -29,6 +29,7 @@ from dmpo.registry import (
 )
 from dmpo.rewards.base import RewardModel
 from dmpo.rewards.composite import CompositeReward
+from dmpo.rewards.guarded import GuardedReward
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
 from dmpo.training.sft import SftTask
@@ -83,12 +84,19 @@ def build_sampler(section: PluginSection) -> Sampler:
 def build_reward(sections: Sequence[RewardSection]) -> RewardModel:
     """Build the weighted sum of the rewards; one of weight 1 stands for itself."""
     if len(sections) == 1 and sections[0].weight == 1:
-        return REWARDS.build(sections[0].name, sections[0].parameters)
+        return _guarded(sections[0], _reward_name(sections[0]))
     parts: dict[str, tuple[float, RewardModel]] = {}
     for section in sections:
-        built = REWARDS.build(section.name, section.parameters)
-        parts[_distinct(_reward_name(section), parts)] = (section.weight, built)
+        name = _distinct(_reward_name(section), parts)
+        parts[name] = (section.weight, _guarded(section, name))
     return CompositeReward([(name, weight, reward) for name, (weight, reward) in parts.items()])
+
+
+def _guarded(section: RewardSection, name: str) -> RewardModel:
+    built = REWARDS.build(section.name, section.parameters)
+    if section.timeout is None and section.on_error == "stop":
+        return built
+    return GuardedReward(name, built, timeout=section.timeout, on_error=section.on_error)
 
 
 def _reward_name(section: RewardSection) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
+import math
 import numbers
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
@@ -19,13 +24,15 @@ from dmpo.errors import ConfigError, RewardError, nearest_name
 from dmpo.records import Rewards, Rollouts
 from dmpo.registry import PluginConfig
 from dmpo.rewards.base import RewardModel
+from dmpo.rewards.running import row_name, row_of, run_within
 from dmpo.tasks.base import Task
 
-__all__ = ["FunctionReward", "FunctionRewardConfig"]
+__all__ = ["FunctionReward", "FunctionRewardConfig", "TrainerState"]
 
 
 LARGEST = torch.finfo(torch.float32).max
 """Rewards are kept in single precision."""
+DIAGNOSIS_SECONDS = 10.0
 
 
 class FunctionRewardConfig(PluginConfig):
@@ -42,15 +49,29 @@ class FunctionRewardConfig(PluginConfig):
         return target
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState:
+    """What a function learns of the run as ``trainer_state``; TRL's has more."""
+
+    global_step: int
+    """Optimizer steps done."""
+
+
 @final
 class FunctionReward(RewardModel):
-    """A user's function, called once per buffer with one list entry per rollout.
+    """A user's function, called once per buffer with one list entry per rollout, as TRL calls it.
 
-    It gets ``prompts`` and ``completions`` (text), ``completion_ids`` (token ids up to and
-    including the first EOS) and every column of the examples as keyword arguments, each a list
-    with one entry per rollout, group by group; what it does not accept is not passed, unless
-    it takes ``**kwargs``. A column that an example lacks is None there. It returns one number per
-    rollout; None says that it has no opinion, and that rollout gets nothing from it: 0.
+    It gets ``prompts`` and ``completions`` (text: conversations as lists of messages are not
+    ours), ``completion_ids`` (token ids up to and including the first EOS) and every column of
+    the examples as keyword arguments, each a list with one entry per rollout, group by group. A
+    column that an example lacks is None there. Beside them it gets ``trainer_state`` (with
+    ``global_step`` alone), ``log_metric(name, value)`` and ``log_extra(name, values)``; what is
+    logged becomes a component, if it is made of numbers. What it does not accept is not passed,
+    unless it takes ``**kwargs``.
+
+    It returns one number per rollout; None says that it has no opinion: its component is NaN
+    there and the total 0. It may be ``async``. A function that raises is called once more row by
+    row, for ten seconds at most, only to say which row it raises on.
     """
 
     Config = FunctionRewardConfig
@@ -65,6 +86,11 @@ class FunctionReward(RewardModel):
         self._function = _load(config.target)
         self._parameters = _parameters(self._function, config.target)
         self._name = config.target.rpartition(":")[2]
+        self._step = 0
+
+    def begin_step(self, step: int) -> None:
+        """Remember the step for ``trainer_state``."""
+        self._step = step
 
     def score(self, rollouts: Rollouts, task: Task) -> Rewards:  # noqa: ARG002
         """Call the function.
@@ -73,18 +99,74 @@ class FunctionReward(RewardModel):
             RewardError: If it raises, needs a column that is not there, or does not return one
                 finite number or None per rollout.
         """
-        arguments = _accepted(self._parameters, _arguments(rollouts), self.config.target)
+        logged: dict[str, Any] = {}
         try:
-            returned = self._function(**arguments)
-            values = _values(returned, rollouts, self.config.target)
+            returned = self._call(rollouts, logged)
         except RewardError:
             raise
         except (Exception, SystemExit) as error:  # whatever a user's function may raise
+            where = self._row_that_raises(rollouts)
             raise RewardError(
-                f"reward function {self.config.target}: {type(error).__name__}: {error}"
+                f"reward function {self.config.target}{where}: {type(error).__name__}: {error}"
             ) from error
-        component = torch.tensor(values).reshape(rollouts.num_prompts, rollouts.num_rollouts)
-        return Rewards(total=component, components={self._name: component})
+        shape = (rollouts.num_prompts, rollouts.num_rollouts)
+        values = torch.tensor(_values(returned, rollouts, self.config.target)).reshape(shape)
+        extra = {
+            name: torch.tensor(found, dtype=torch.float32).expand(rollouts.num_rows)
+            for name, value in logged.items()
+            if (found := _logged_numbers(value, rollouts.num_rows)) is not None
+        }
+        # Where it has no opinion, what it logs beside is none either.
+        missing = values.isnan()
+        components = {
+            name: value.reshape(shape).masked_fill(missing, torch.nan)
+            for name, value in extra.items()
+        }
+        return Rewards(total=values.nan_to_num(0.0), components={**components, self._name: values})
+
+    def _call(self, rollouts: Rollouts, logged: dict[str, Any]) -> Any:
+        arguments = {
+            **_arguments(rollouts),
+            "trainer_state": TrainerState(global_step=self._step),
+            "log_metric": logged.__setitem__,
+            "log_extra": logged.__setitem__,
+        }
+        accepted = _accepted(self._parameters, arguments, self.config.target)
+        returned = self._function(**accepted)
+        return _awaited(returned) if inspect.iscoroutine(returned) else returned
+
+    def _row_that_raises(self, rollouts: Rollouts) -> str:
+        if rollouts.num_rows == 1:
+            return ""
+        end = time.monotonic() + DIAGNOSIS_SECONDS
+        for row in range(rollouts.num_rows):
+            if time.monotonic() > end:
+                break
+            try:
+                self._call(row_of(rollouts, row), {})
+            except (Exception, SystemExit):
+                return f", {row_name(row, rollouts.num_rollouts)}"
+        return ""
+
+
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    # A notebook's thread has a loop of its own, in which no other can run.
+    return run_within(threading.TIMEOUT_MAX, lambda: asyncio.run(coroutine))
+
+
+def _logged_numbers(value: Any, num_rows: int) -> list[float] | float | None:
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(found, numbers.Real):
+        return float(found)
+    if not isinstance(found, Sequence) or len(found) != num_rows:
+        return None
+    if all(each is None or isinstance(each, numbers.Real) for each in found):
+        return [math.nan if each is None else float(each) for each in found]
+    return None
 
 
 def _arguments(rollouts: Rollouts) -> dict[str, list[Any]]:
@@ -117,8 +199,8 @@ def _parameters(function: Callable[..., Any], target: str) -> tuple[inspect.Para
 
 
 def _accepted(
-    parameters: Sequence[inspect.Parameter], arguments: Mapping[str, list[Any]], target: str
-) -> Mapping[str, list[Any]]:
+    parameters: Sequence[inspect.Parameter], arguments: Mapping[str, Any], target: str
+) -> Mapping[str, Any]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         accepted = dict(arguments)
     else:
@@ -136,8 +218,6 @@ def _accepted(
 
 
 def _values(returned: Any, rollouts: Rollouts, target: str) -> list[float]:
-    if inspect.iscoroutine(returned):
-        returned.close()
     found = returned.tolist() if hasattr(returned, "tolist") else returned
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
         raise RewardError(
@@ -154,14 +234,13 @@ def _values(returned: Any, rollouts: Rollouts, target: str) -> list[float]:
 
 def _number(value: Any, row: int, rollouts: Rollouts, target: str) -> float:
     if value is None:
-        return 0.0
+        return math.nan
     number: Any = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     is_real = isinstance(number, numbers.Real)
     if is_real and abs(number) <= LARGEST:  # which NaN is not
         return float(number)
-    prompt, rollout = divmod(row, rollouts.num_rollouts)
     raise RewardError(
-        f"reward function {target}, row {row} (prompt {prompt}, rollout {rollout}): "
+        f"reward function {target}, {row_name(row, rollouts.num_rollouts)}: "
         f"{value!r:.80} is not a finite number of single precision."
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
 
 from dmpo.errors import RewardError
-from dmpo.records import Rewards, Rollouts
+from dmpo.records import Example, Rewards, Rollouts
 from dmpo.registry import PluginConfig
 from dmpo.rewards.base import RewardModel
 from dmpo.tasks.base import Task
@@ -43,7 +43,7 @@ class TaskReward(RewardModel):
             RewardError: If the grader raises, gives no finite figure, or lacks one that the
                 task's weights name.
         """
-        rows = [_grade_group(rollouts, task, prompt) for prompt in range(rollouts.num_prompts)]
+        rows = _grade_groups(rollouts, task)
         names = rows[0][0].keys()
         if any(grades.keys() != names for row in rows for grades in row):
             raise RewardError(
@@ -59,18 +59,43 @@ class TaskReward(RewardModel):
         return Rewards(total=total, components=components)
 
 
-def _grade_group(rollouts: Rollouts, task: Task, prompt: int) -> list[Mapping[str, float]]:
-    example, texts = rollouts.prompts.examples[prompt], rollouts.texts[prompt]
-    graded = {}
-    for row, text in enumerate(texts):
-        if text not in graded:
-            where = f"{type(task).__name__}.grade, prompt {prompt}, rollout {row}"
-            try:
-                grades = task.grade(example, text)
-            except (Exception, SystemExit) as error:  # a third party's grader may raise anything
-                raise RewardError(f"{where}: {type(error).__name__}: {error}") from error
-            graded[text] = _checked(grades, task, where)
-    return [graded[text] for text in texts]
+def _grade_groups(rollouts: Rollouts, task: Task) -> list[list[Mapping[str, float]]]:
+    # Where each different completion of a prompt is first found.
+    first: dict[tuple[int, str], int] = {}
+    for prompt, texts in enumerate(rollouts.texts):
+        for rollout, text in enumerate(texts):
+            first.setdefault((prompt, text), rollout)
+    pairs = [(rollouts.prompts.examples[prompt], text) for prompt, text in first]
+    name = f"{type(task).__name__}.grade"
+    where = [f"{name}, prompt {prompt}, rollout {n}" for (prompt, _), n in first.items()]
+    graded = [
+        _checked(grades, task, place)
+        for grades, place in zip(_grade_all(task, pairs, where), where, strict=True)
+    ]
+    found = dict(zip(first, graded, strict=True))
+    return [[found[prompt, text] for text in texts] for prompt, texts in enumerate(rollouts.texts)]
+
+
+def _grade_all(
+    task: Task, pairs: Sequence[tuple[Example, str]], where: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    try:
+        grades = task.grade_all(pairs)
+    except (Exception, SystemExit) as error:  # a third party's grader may raise anything
+        failure = error
+    else:
+        if len(grades) != len(pairs):
+            name = type(task).__name__
+            raise RewardError(f"{name}.grade_all gave {len(grades)} grades for {len(pairs)} texts.")
+        return grades
+    for (example, text), place in zip(pairs, where, strict=True):
+        try:
+            task.grade(example, text)
+        except (Exception, SystemExit) as error:
+            raise RewardError(f"{place}: {type(error).__name__}: {error}") from error
+    raise RewardError(
+        f"{type(task).__name__}.grade_all: {type(failure).__name__}: {failure}"
+    ) from failure
 
 
 def _checked(grades: Mapping[str, Any], task: Task, where: str) -> Mapping[str, float]:

@@ -140,7 +140,8 @@ def _restrict_system_calls(program: bytes | None) -> bool:
 
         def memory(content: bytes) -> Any:
             members = {"_type_": byte, "_length_": len(content)}
-            return type("memory", (_ctypes.Array,), members).from_buffer_copy(content)
+            array: Any = type("memory", (_ctypes.Array,), members)
+            return array.from_buffer_copy(content)
 
         prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
         instructions = memory(program)
@@ -344,9 +345,11 @@ def _caller(
             cls.setUpClass()
         for given in getattr(getattr(cls, name), "__test_cases__", None) or [{}]:
             instance = cls(name) if is_unittest else cls()
-            getattr(instance, before, lambda: None)()
+            if hasattr(instance, before):
+                getattr(instance, before)()
             run(getattr(instance, name), given)
-            getattr(instance, after, lambda: None)()
+            if hasattr(instance, after):
+                getattr(instance, after)()
 
     def call(number: int | None, owner: str | None, name: str) -> None:
         try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from dmpo.records import Batch, Experience, Rollouts
+from dmpo.rewards.base import missing_rows
 from dmpo.tasks.base import Task
 from dmpo.training.phases import PhaseTotals, model_tokens, of_training
 from dmpo.training.rollout import flat_groups
@@ -21,6 +22,7 @@ __all__ = [
     "OBJECTIVE_NAMES",
     "buffer_metrics",
     "log_ratio_warnings",
+    "missing_warnings",
     "named_by_objective",
     "phase_metrics",
     "right_answers",
@@ -31,7 +33,8 @@ __all__ = [
 METRICS: Mapping[str, str] = {
     "reward/mean": "Mean total reward of the buffer.",
     "reward/std": "Standard deviation of the total reward over the buffer.",
-    "reward/component/<name>": "Mean of a named part of the reward.",
+    "reward/component/<name>": "Mean of a named part of the reward over the rollouts that have it.",
+    "reward/missing": "Share of rollouts that no reward has an opinion on; their total is 0.",
     "reward/flat_groups": "Share of groups whose rewards are all equal: they carry no signal.",
     "weights/ess": "Effective sample size, as a share of N, mean over groups; before a baseline.",
     "weights/coefficient": "Proximal coefficient c, mean over prompts.",
@@ -129,10 +132,13 @@ def unique_answers(task: Task, rollouts: Rollouts) -> tuple[float, float]:
 
 def right_answers(task: Task, rollouts: Rollouts) -> dict[str, float]:
     """Return what a buffer got right: rollouts, groups, and distinct answers of a group."""
+    groups = list(zip(rollouts.prompts.examples, rollouts.texts, strict=True))
+    pairs = [(example, text) for example, texts in groups for text in dict.fromkeys(texts)]
+    is_right = iter([grades[task.headline] == 1 for grades in task.grade_all(pairs)])
     right, solved, distinct = 0, 0, 0
-    for example, texts in zip(rollouts.prompts.examples, rollouts.texts, strict=True):
+    for example, texts in groups:
         counts = Counter(texts)
-        good = [text for text in counts if task.grade(example, text)[task.headline] == 1]
+        good = [text for text in counts if next(is_right)]
         right += sum(counts[text] for text in good)
         solved += bool(good)
         distinct += len({task.read_answer(example, text) for text in good})
@@ -151,6 +157,7 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
         "reward/mean": total.mean().item(),
         "reward/std": total.std(unbiased=False).item(),
         "reward/flat_groups": flat_groups(experience.rewards).float().mean().item(),
+        "reward/missing": missing_rows(experience.rewards).float().mean().item(),
         "weights/ess": experience.weights.ess.mean().item(),
         "weights/coefficient": experience.weights.coefficient.mean().item(),
         "rollout/length": rollouts.answer_mask.sum(-1).float().mean().item(),
@@ -160,7 +167,7 @@ def buffer_metrics(experience: Experience, task: Task) -> dict[str, float]:
         **right_answers(task, rollouts),
     }
     for name, values in experience.rewards.components.items():
-        metrics[f"reward/component/{name}"] = values.mean().item()
+        metrics[f"reward/component/{name}"] = values.nanmean().item()
     if rollouts.log_probs is not None:
         drawn = rollouts.log_probs[rollouts.answer_mask]
         metrics["rollout/negative_log_prob"] = -drawn.double().mean().item()
@@ -197,6 +204,17 @@ def log_ratio_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
         f"the noise of the log-ratio, {noise:.2g} nats, exceeds the spread of r/alpha, "
         f"{spread:.2g} nats: weights follow the noise (more replicates, a path likelihood, a "
         "smaller step c or alpha 0 help)",
+    )
+
+
+def missing_warnings(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Return a sentence if there are rollouts that no reward has an opinion on."""
+    share = metrics.get("reward/missing", 0.0)
+    if share == 0:
+        return ()
+    return (
+        f"{share:.0%} of the rollouts have no reward at all: every reward function returned None "
+        "or failed on them; they count as 0",
     )
 
 

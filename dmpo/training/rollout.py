@@ -59,10 +59,17 @@ def joined(parts: Sequence[tuple[Rollouts, Rewards]]) -> tuple[Rollouts, Rewards
     if len(parts) == 1:
         return parts[0]
     rollouts, rewards = zip(*parts, strict=True)
-    names = rewards[0].components
+    names = dict.fromkeys(name for each in rewards for name in each.components)
+    nothing = [torch.full_like(each.total, torch.nan) for each in rewards]
     return _joined(_padded([each.prompts for each in rollouts]), rollouts), Rewards(
         total=torch.cat([each.total for each in rewards]),
-        components={name: torch.cat([each.components[name] for each in rewards]) for name in names},
+        components={
+            # A reward that fails on a whole buffer has other components there.
+            name: torch.cat(
+                [each.components.get(name, nan) for each, nan in zip(rewards, nothing, strict=True)]
+            )
+            for name in names
+        },
     )
 
 

@@ -10,6 +10,7 @@ What an objective does in these moments is its own affair; the loop knows none b
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from dmpo.training.interruption import Abandoned, Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
+    missing_warnings,
     phase_metrics,
     step_metrics,
 )
@@ -236,6 +238,7 @@ class Trainer:
             The buffer, and how many prompts it used up.
         """
         parts, settings, step = self._parts, self._settings, self._progress.step
+        parts.reward.begin_step(step)
         filled = self._filler.fill(self._progress.cursor, self._generator("rollout"))
         rollouts, rewards = filled.rollouts, filled.rewards
         # The frozen reference has the precision of the live policy, whose forward pass casts.
@@ -264,7 +267,10 @@ class Trainer:
                 experience=experience,
                 metrics=self._buffer_metrics,
                 sample=unmasked_sample(parts.policy, rollouts, rewards.total, row=row),
-                warnings=log_ratio_warnings(self._buffer_metrics),
+                warnings=(
+                    *missing_warnings(self._buffer_metrics),
+                    *log_ratio_warnings(self._buffer_metrics),
+                ),
             )
         )
         return experience, filled.num_prompts_taken
@@ -274,7 +280,9 @@ class Trainer:
         # Where drift is measured, one curve is not made of two estimators.
         if self._settings.measure_drift_every and "drift/kl_reference" not in experience.metrics:
             figures.pop("drift/kl_reference", None)
-        return self._engine.mean(figures)
+        means = self._engine.mean(figures)
+        # A component that no rollout has is no figure; every process has its name, though.
+        return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
     def _backward(self, experience: Experience, update: int) -> tuple[Batch, dict[str, float]]:
         """Draw views and add up the gradients of the micro-batches; return views and losses."""

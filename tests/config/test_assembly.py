@@ -18,6 +18,7 @@ from dmpo.config.resolve import resolve_run, resolve_sft
 from dmpo.config.run import RewardSection, RunConfig
 from dmpo.errors import ConfigError
 from dmpo.rewards.composite import CompositeReward
+from dmpo.rewards.guarded import GuardedReward
 from dmpo.rewards.task import TaskReward
 
 SCRATCH = "policy.scratch={d_model: 16, n_layers: 1, n_heads: 2, mlp_hidden_size: 24}"
@@ -130,3 +131,19 @@ def test_rows_and_views_that_a_loss_needs_together_are_not_taken_apart(
 def test_rows_without_weight_may_be_skipped_where_nothing_pulls_elsewhere() -> None:
     sets = ("objective=espo", "objective.beta=0", "training.skip_below=0.1")
     assert build_light_parts(config(*sets)).objective.ignores_weightless_rows
+
+
+def test_reward_with_a_time_limit_or_a_rule_for_errors_is_guarded() -> None:
+    for settings in ({"timeout": 2.0}, {"on_error": "missing"}):
+        reward = build_reward([RewardSection(name="task", **settings)])
+        assert isinstance(reward, GuardedReward)
+        assert isinstance(reward.reward, TaskReward)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("{name: task, timeout: 0}", "timeout"), ("{name: task, on_error: skip}", "on_error")],
+)
+def test_rule_for_errors_is_checked(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^rewards\.0\.{message}"):
+        config(f"rewards=[{setting}]")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from dmpo.errors import ConfigError, RewardError
 from dmpo.records import Rewards
 from dmpo.registry import REWARDS
+from dmpo.rewards.base import missing_rows
 from dmpo.rewards.function import FunctionReward, FunctionRewardConfig
 from tests.rewards.helpers import examples_of, rollouts_of
 from tests.rewards.tasks import LengthTask
@@ -39,7 +41,9 @@ def reward(prompts, completions, completion_ids, **columns):
     assert prompts == ["q0", "q0", "q1", "q1"]
     assert completions == ["a", "bb", "", "ccc"]
     assert completion_ids == [[97, 0], [98, 98, 0], [0], [99, 99, 99, 0]]
-    assert columns == {"target": [2, 2, 3, 3], "hint": ["x", "x", None, None]}
+    assert columns["target"] == [2, 2, 3, 3]
+    assert columns["hint"] == ["x", "x", None, None]
+    assert set(columns) == {"target", "hint", "trainer_state", "log_metric", "log_extra"}
     return [float(len(c) == t) for c, t in zip(completions, columns["target"])]
 """
     assert score(tmp_path, code).total.tolist() == [[0, 1], [0, 1]]
@@ -50,9 +54,35 @@ def test_only_what_the_function_accepts_is_passed(tmp_path: Path) -> None:
     assert score(tmp_path, code).total.tolist() == [[4, 4], [6, 6]]
 
 
-def test_none_counts_nothing(tmp_path: Path) -> None:
+def test_none_is_missing_and_counts_nothing(tmp_path: Path) -> None:
     rewards = score(tmp_path, "def reward(prompts):\n    return [None, 1, True, None]")
     assert rewards.total.tolist() == [[0, 1], [1, 0]]
+    assert missing_rows(rewards).tolist() == [[True, False], [False, True]]
+
+
+def test_step_of_the_run_reaches_the_function(tmp_path: Path) -> None:
+    file = tmp_path / "my_reward.py"
+    file.write_text(
+        "def reward(prompts, trainer_state, **kwargs):\n"
+        "    return [trainer_state.global_step] * len(prompts)"
+    )
+    reward = FunctionReward(FunctionRewardConfig(target=f"{file}:reward"))
+    reward.begin_step(7)
+    assert reward.score(ROLLOUTS, LengthTask()).total.tolist() == [[7, 7], [7, 7]]
+
+
+def test_numbers_that_the_function_logs_are_components(tmp_path: Path) -> None:
+    code = """
+def reward(completions, log_metric=None, log_extra=None, **kwargs):
+    log_metric("share", 0.5)
+    log_extra("length", [len(c) for c in completions])
+    log_extra("text", completions)
+    return [1.0, 2.0, None, 4.0]
+"""
+    components = score(tmp_path, code).components
+    assert set(components) == {"share", "length", "reward"}
+    assert components["length"].nan_to_num(-1).tolist() == [[1, 2], [-1, 3]]
+    assert components["share"].nanmean() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -66,7 +96,10 @@ def test_tensors_are_taken_as_numbers(tmp_path: Path, returned: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 1 / 0", "my_reward.py:reward: ZeroDivisionError: division by zero"),
+        (
+            "return 1 / 0",
+            r"my_reward.py:reward, row 0 \(prompt 0, rollout 0\): ZeroDivisionError: division",
+        ),
         ("return [1, 2, 3]", "my_reward.py:reward returned 3 values for 4 rollouts"),
         ("return None", "my_reward.py:reward returned NoneType, not a list of 4 numbers"),
         ("return '1234'", "my_reward.py:reward returned str, not a list of 4 numbers"),
@@ -78,7 +111,11 @@ def test_tensors_are_taken_as_numbers(tmp_path: Path, returned: str) -> None:
         ("return (1.0 for _ in prompts)", "returned generator, not a list of 4 numbers"),
         ("return [10**400, 2, 3, 4]", r"row 0 .*: 10+ is not a finite number"),
         ("return [1e300, 2, 3, 4]", r"row 0 .*: 1e\+300 is not a finite number"),
-        ("raise SystemExit(3)", "my_reward.py:reward: SystemExit: 3"),
+        ("raise SystemExit(3)", r"my_reward.py:reward, row 0 .*: SystemExit: 3"),
+        (
+            "if len(prompts) > 1: raise ValueError('too many')\n    return [1]",
+            "my_reward.py:reward: ValueError: too many",
+        ),
         ("return [1, 2, 3, '4']", r"row 3 \(prompt 1, rollout 1\): '4' is not a finite number"),
     ],
 )
@@ -87,10 +124,25 @@ def test_misbehaving_function_is_named(tmp_path: Path, body: str, message: str) 
         score(tmp_path, f"def reward(prompts):\n    {body}")
 
 
-def test_coroutine_is_no_list(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    with pytest.raises(RewardError, match="returned coroutine, not a list"):
-        score(tmp_path, "async def reward(prompts):\n    return [1, 2, 3, 4]")
-    assert not recwarn.list
+ASYNC = """
+import asyncio
+async def reward(completions, **kwargs):
+    return await asyncio.gather(*[later(c) for c in completions])
+async def later(completion):
+    await asyncio.sleep(0)
+    return len(completion)
+"""
+
+
+def test_coroutine_is_awaited(tmp_path: Path) -> None:
+    assert score(tmp_path, ASYNC).total.tolist() == [[1, 2], [0, 3]]
+
+
+def test_coroutine_is_awaited_where_a_loop_runs_already(tmp_path: Path) -> None:
+    async def notebook() -> Rewards:
+        return score(tmp_path, ASYNC)
+
+    assert asyncio.run(notebook()).total.tolist() == [[1, 2], [0, 3]]
 
 
 def test_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dmpo.records import Example, Experience, LogRatio, Prompts, Rewards, Rollou
 from dmpo.training.metrics import (
     buffer_metrics,
     log_ratio_warnings,
+    missing_warnings,
     named_by_objective,
     phase_metrics,
     right_answers,
@@ -65,6 +66,7 @@ def test_buffer_metrics_have_the_values_found_by_hand(experience: Experience) ->
         "reward/std": 0.125**0.5,
         "reward/flat_groups": 0.5,
         "reward/component/share": 0.5,
+        "reward/missing": 0.0,
         "weights/ess": 0.75,
         "weights/coefficient": 0.3,
         "weights/max": 3.0,
@@ -148,3 +150,18 @@ def test_phase_metrics_count_training_alone_in_rates() -> None:
     assert (metrics["tokens/forward"], metrics["tokens/backward"]) == (20, 10)
     assert (metrics["flops/forward"], metrics["flops/backward"]) == (30, 30)
     assert (metrics["flops/loss"], metrics["flops/evaluation"]) == (60, 1000)
+
+
+def test_mean_of_a_component_leaves_missing_rows_out(experience: Experience) -> None:
+    total = experience.rewards.total
+    share = torch.tensor([[1.0, torch.nan], [torch.nan, 0.5]])
+    rewards = Rewards(total=total, components={"share": share})
+    metrics = buffer_metrics(replace(experience, rewards=rewards), CountingTask())
+    assert metrics["reward/component/share"] == 0.75
+    assert metrics["reward/missing"] == 0.5
+    (warning,) = missing_warnings(metrics)
+    assert warning.startswith("50% of the rollouts have no reward at all")
+
+
+def test_nothing_is_said_where_every_rollout_has_a_reward() -> None:
+    assert missing_warnings({"reward/missing": 0.0}) == ()
