@@ -7,7 +7,7 @@ A section names a plugin and gives its parameters beside the name, which the plu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_RECIPE",
     "DEFAULT_SFT_RECIPE",
     "EvaluationSection",
+    "PAPER_RECIPE",
     "GenerateConfig",
     "PluginSection",
     "RewardSection",
@@ -30,6 +31,8 @@ __all__ = [
 
 DEFAULT_RECIPE: Final = "sudoku"
 """What ``dmpo train`` runs if nothing else is named."""
+PAPER_RECIPE: Final = "paper_eval"
+"""How ``dmpo eval`` measures a checkpoint other than the packaged one if nothing else is named."""
 DEFAULT_SFT_RECIPE: Final = "tiny_llada"
 """What ``dmpo sft`` runs if nothing else is named."""
 
@@ -62,6 +65,14 @@ class RewardSection(PluginSection):
     """
 
     weight: float = Field(1.0, description="Factor of this reward in the sum of all.")
+    timeout: PositiveFloat | None = Field(
+        None, description="Seconds for a buffer, at most; null: no limit."
+    )
+    on_error: Literal["stop", "missing"] = Field(
+        "stop",
+        description="`stop`: a reward that raises or takes too long ends the run; `missing`: the "
+        "rows it fails on count nothing.",
+    )
 
 
 class TaskSection(PluginSection):
