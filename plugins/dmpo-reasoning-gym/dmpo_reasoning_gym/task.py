@@ -51,8 +51,9 @@ class ReasoningGymTask(Task):
     """A data set of reasoning-gym under the library's own scorer.
 
     Every split is drawn from a seed of its own, test first; a question that was drawn before,
-    in its own split or an earlier one, is left out, so no question stands in two splits. The
-    answer is the whole completion, stripped.
+    in its own split or an earlier one, is left out, so no question stands in two splits;
+    nor does one that an empty answer solves, or whose reference answer the guard would not let
+    through. The answer is the whole completion, stripped.
 
     ``score`` is the library's, in [0, 1]; 0 where the scorer raises. Some scorers evaluate
     text as Python: they see an answer only if it is harmless by :mod:`dmpo_reasoning_gym.guard`,
@@ -105,10 +106,8 @@ class ReasoningGymTask(Task):
     def grade(self, example: Example, completion: str) -> Mapping[str, float]:
         """Return ``score``."""
         entry = {"question": example.prompt, **example.columns}
-        # A composite hands the answer on to the scorer of the item's own data set.
-        source = entry["metadata"].get("source_dataset", self.config.variant)
         answer = completion.strip()
-        if not all(is_safe(name, answer) for name in {source, self.config.variant}):
+        if not self._may_see(example, answer):
             answer = ""
         try:
             with undisturbed(0):
@@ -130,6 +129,21 @@ class ReasoningGymTask(Task):
                 "supervised fine-tuning needs another task."
             )
         return answer
+
+    def _is_fair(self, example: Example) -> bool:
+        """Return whether there is something to answer, and the reference answer can be scored.
+
+        A cube's scramble may undo itself; the answer to an integral may be ``Integral(…)``.
+        """
+        answer = example.columns["answer"]
+        if isinstance(answer, str):
+            return self._may_see(example, answer.strip())
+        return self.grade(example, "")["score"] < 1
+
+    def _may_see(self, example: Example, answer: str) -> bool:
+        # A composite hands the answer on to the scorer of the item's own data set.
+        source = example.columns["metadata"].get("source_dataset", self.config.variant)
+        return all(is_safe(name, answer) for name in {source, self.config.variant})
 
     def _size(self, split: Split) -> int:
         config = self.config
@@ -166,9 +180,10 @@ class ReasoningGymTask(Task):
             for index in range(DRAWS_PER_ITEM * count + SPARE_DRAWS):
                 entry = dataset[index]
                 columns = {"answer": entry["answer"], "metadata": entry["metadata"]}
-                question = entry["question"]
-                if question not in earlier:
-                    found.setdefault(question, Example(prompt=question, columns=columns))
+                example = Example(prompt=entry["question"], columns=columns)
+                is_known = example.prompt in earlier or example.prompt in found
+                if not is_known and self._is_fair(example):
+                    found[example.prompt] = example
                 if len(found) == count:
                     return tuple(found.values())
         raise DataError(

@@ -4,7 +4,6 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmpo.errors import ConfigError, DataError, UnknownNameError
-from dmpo.records import Example
 from dmpo.registry import TASKS
 
 SPLITS = ("train", "validation", "test")
-WITHOUT_ANSWERS = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
-EVERY_TEXT_SCORES = {"game_of_life_halting"}
 NAMES = [name for name in dataset_names() if name != "composite"]
-GARBAGE = ["", "garbage @@", "(" * 500, "9**9**9**9", "1e999999999", "[[[", "nan", "½ ٣ ²", "\x00"]
 LEGS = ReasoningGymTask(ReasoningGymConfig(variant="leg_counting"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:reasoning_gym/.*PYTHONHASHSEED")
@@ -40,31 +35,6 @@ def test_variant_is_taken_from_the_name() -> None:
 
 def test_the_library_has_more_than_a_hundred_data_sets() -> None:
     assert len(NAMES) > 100
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_data_set_builds_three_items_and_scores_them(name: str, tmp_path: Path) -> None:
-    task = small(name)
-    examples = [example for split in SPLITS for example in task.examples(split)]
-    assert len({example.prompt for example in examples}) == 3
-    canary = tmp_path / "canary"
-    attack = f"__import__('pathlib').Path({str(canary)!r}).touch()"
-    for example in examples:
-        reference = reference_score(task, example)
-        for text in [*GARBAGE, attack, f"[{attack}]"]:
-            score = task.grade(example, text)["score"]
-            assert 0 <= score <= (1 if name in EVERY_TEXT_SCORES else reference)
-    assert not canary.exists()
-
-
-def reference_score(task: ReasoningGymTask, example: Example) -> float:
-    """Return the score of the reference answer, which is 1; partial credit where none is known."""
-    if task.config.variant in WITHOUT_ANSWERS:
-        with pytest.raises(DataError, match="knows no answers"):
-            task.demonstrate(example, random.Random(0))
-        return 0.5
-    assert task.grade(example, task.demonstrate(example, random.Random(0))) == {"score": 1}
-    return 0.99
 
 
 def test_splits_share_no_question() -> None:
