@@ -35,12 +35,13 @@ from benchmarks.arms_report import (
     steps_and_figure,
     table,
 )
-from benchmarks.noise import LOSS, RATES, TEST_SEEDS, best_rates
+from benchmarks.noise import LOSS, TEST_SEEDS, best_rates
 from benchmarks.provenance import provenance
 from dmpo.files import replace_text
 
 NOISE = RESULTS / "noise.json"
 BUDGET = {task: tokens / 2 for task, tokens in noise.BUDGET.items()}
+RATES = {"digit_sum": (5e-5, 1e-4, 2e-4), "sudoku": (1e-4, 2e-4, 5e-4)}
 NUM_MARKS = 4
 VERSUS = {
     "dmpo": "softmax, path, none, α .02, c .2",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from dmpo.config.resolve import resolve_run, resolve_sft
     from dmpo.config.run import RunConfig, SftConfig
     from dmpo.errors import DmpoError
-    from dmpo.evaluation.evaluator import EvaluationResult, EvaluationSettings, Evaluator
+    from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
+    from dmpo.evaluation.summary import EvaluationResult
     from dmpo.likelihoods.base import Likelihood, LikelihoodConfig
     from dmpo.objectives.base import Objective, ObjectiveParts
     from dmpo.policies.base import DiffusionPolicy
@@ -88,7 +89,8 @@ _HOMES = {
     "dmpo.config.resolve": ("resolve_run", "resolve_sft"),
     "dmpo.config.run": ("RunConfig", "SftConfig"),
     "dmpo.errors": ("DmpoError",),
-    "dmpo.evaluation.evaluator": ("EvaluationResult", "EvaluationSettings", "Evaluator"),
+    "dmpo.evaluation.evaluator": ("EvaluationSettings", "Evaluator"),
+    "dmpo.evaluation.summary": ("EvaluationResult",),
     "dmpo.likelihoods.base": ("Likelihood", "LikelihoodConfig"),
     "dmpo.objectives.base": ("Objective", "ObjectiveParts"),
     "dmpo.policies.base": ("DiffusionPolicy",),

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dmpo.config.run import RunConfig, SftConfig
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.table import evaluation_markdown
 
 __all__ = ["model_card"]

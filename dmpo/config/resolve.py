@@ -28,6 +28,7 @@ from dmpo.registry import (
 )
 from dmpo.settings import first_validation_message
 from dmpo.tasks.base import Task
+from dmpo.tasks.sources import is_file_source
 
 __all__ = [
     "Resolved",
@@ -90,11 +91,14 @@ def resolve_run(layers: Sequence[Tree]) -> Resolved[RunConfig]:
     """
     tree = _stack(RunConfig, layers)
     tree["rewards"] = _with_functions(tree["rewards"])
+    tree["task"] = _with_target(tree.get("task"))
     tree = _with_preset(tree)
     objective = name_of(tree["objective"])
     if objective is not None:
         parts = _objective(objective).default_parts
         tree = _over(sourced(parts, f"default of objective {objective}"), tree)
+    draft = _validated(RunConfig, tree)
+    tree = _with_format(tree, draft)
     draft = _validated(RunConfig, tree)
     length = _response_length(draft.task, "task", tree)
     tree = _with_length(tree, "sampler", draft.sampler, length)
@@ -202,6 +206,35 @@ def _with_functions(rewards: Tree) -> Tree:
             section = section | {"name": Leaf("function", source), "target": Leaf(name, source)}
         sections.append(section)
     return sections
+
+
+def _with_target(task: Tree | None) -> Tree | None:
+    """Read a task named ``module:object`` or ``problems.jsonl`` as the task of such things."""
+    name = name_of(task)
+    if name is None or not isinstance(task, dict) or name in TASKS.names():
+        return task
+    source = task["name"].source
+    if ":" in name:
+        return task | {"name": Leaf("object", source), "target": Leaf(name, source)}
+    if is_file_source(name):
+        return task | {"name": Leaf("file", source), "path": Leaf(name, source)}
+    return task
+
+
+def _with_format(tree: dict[str, Any], draft: RunConfig) -> dict[str, Any]:
+    """Choose how a task writes its problems where it can do so in two ways and no layer says.
+
+    A family's own small checkpoint, and a model made from scratch, read a short form in a small
+    alphabet; whatever else is named reads the paper's prompts.
+    """
+    if "format" not in TASKS.load(draft.task.name).Config.model_fields:
+        return tree
+    policy = _plugin_config(draft.policy, "policy", tree)
+    model = type(policy).model_fields.get("model")
+    is_own = model is not None and getattr(policy, "model", None) == model.default
+    is_small = is_own or getattr(policy, "scratch", None) is not None
+    form = "compact" if is_small else "paper"
+    return _over(assigned("task.format", form, f"policy {draft.policy.name}"), tree)
 
 
 def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-__all__ = ["Figure", "pass_at_k", "powers_up_to", "summarize", "wilson_interval"]
+__all__ = ["Figure", "pass_at_k", "pooled", "powers_up_to", "summarize", "wilson_interval"]
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal at 97.5%."""
@@ -72,6 +72,28 @@ def summarize(groups: Sequence[Sequence[float]]) -> Figure:
         low, high = wilson_interval(mean, count)
     else:
         low, high = mean - Z_95 * error, mean + Z_95 * error
+    return Figure(mean=mean, count=count, standard_error=error, low=low, high=high)
+
+
+def pooled(groups: Sequence[Sequence[float]], sizes: Sequence[int]) -> Figure:
+    """Return the share of right questions, where a problem's grade is a share of its questions.
+
+    Σ nᵢ·yᵢ / Σ nᵢ, a ratio estimate: its standard error is that of nᵢ·(yᵢ − ratio) over
+    problems, divided by the mean of nᵢ (Cochran 1977, §6.4).
+
+    Args:
+        groups: For each problem, the grades of its samples in [0, 1].
+        sizes: nᵢ, the questions of each problem.
+
+    Returns:
+        Ratio, standard error and interval; ``count`` is that of problems.
+    """
+    values = [fmean(group) for group in groups]
+    total, count = sum(sizes), len(values)
+    mean = sum(n * y for n, y in zip(sizes, values, strict=True)) / total
+    residuals = [n * (y - mean) for n, y in zip(sizes, values, strict=True)]
+    error = stdev(residuals) * math.sqrt(count) / total if count > 1 else 0.0
+    low, high = max(0.0, mean - Z_95 * error), min(1.0, mean + Z_95 * error)
     return Figure(mean=mean, count=count, standard_error=error, low=low, high=high)
 
 

@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dmpo.errors import DataError
-from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.figures import Figure
-from dmpo.evaluation.table import evaluation_json, evaluation_markdown
+from dmpo.evaluation.summary import (
+    EvaluatedChunk,
+    EvaluatedCompletion,
+    EvaluationResult,
+    evaluation_result,
+)
+from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_record
 from dmpo.files import replace_text
+from dmpo.tasks.base import Task
+from dmpo.tasks.sources import read_rows
 
-__all__ = ["read_tables", "write_completions", "write_tables"]
+__all__ = ["read_tables", "regraded", "write_completions", "write_figures", "write_tables"]
 
 
 def write_completions(path: Path, result: EvaluationResult) -> None:
     """Write every completion with its answer and grades; makes missing folders."""
-    lines = (json.dumps(asdict(each), ensure_ascii=False) for each in result.completions)
+    lines = (json_line(each) for each in result.completions)
     replace_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def json_line(completion: EvaluatedCompletion) -> str:
+    """Return a completion as one line of JSON; what JSON has no form for becomes text."""
+    # A lone surrogate, which a model may write, is no UTF-8: escaped it is.
+    return json.dumps(asdict(completion), default=str)
 
 
 def write_tables(directory: Path, results: Mapping[str, EvaluationResult]) -> None:
     """Write evaluation.json and evaluation.md, a column for each named result."""
     replace_text(directory / "evaluation.json", evaluation_json(results))
     replace_text(directory / "evaluation.md", evaluation_markdown(results))
+
+
+def write_figures(
+    path: Path, results: Sequence[tuple[Mapping[str, Any], EvaluationResult]]
+) -> None:
+    """Write figures to one JSON file: an object for one result, a list of them for several.
+
+    Args:
+        path: Replaced if it is there.
+        results: What was measured (task, canvas length, grader), and the result.
+    """
+    records = [{**facts, **evaluation_record(result)} for facts, result in results]
+    content = records[0] if len(records) == 1 else records
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_tables(directory: Path) -> dict[str, EvaluationResult]:
@@ -45,8 +74,81 @@ def read_tables(directory: Path) -> dict[str, EvaluationResult]:
         raise DataError(f"{path}: not an evaluation that dmpo saved ({error!r}).") from error
 
 
+def regraded(task: Task, path: Path, option: str) -> EvaluationResult:
+    """Grade saved completions, one a row, whoever sampled them.
+
+    A row has ``completion`` and what the task needs to know its problem again: ``prompt`` and
+    ``columns`` as :func:`write_completions` writes them, or the task's own columns. Rows with one
+    ``index`` are samples of one problem.
+
+    Args:
+        task: Whose grader counts.
+        path: JSONL, JSON, CSV or Parquet.
+        option: What messages call the file.
+
+    Raises:
+        DataError: If the file cannot be read, or a row does not say what it answers.
+    """
+    began = time.perf_counter()
+    pairs, indices, lengths = [], [], []
+    for position, row in enumerate(read_rows(path, option)):
+        try:
+            pairs.append((task.from_record(row.values), _completion(row.values)))
+        except DataError as error:
+            raise DataError(f"{row.origin}: {error}") from None
+        indices.append(int(row.values.get("index", position)))
+        lengths.append(row.values.get("length"))
+    completions = [
+        EvaluatedCompletion(
+            index=index,
+            prompt=example.prompt,
+            completion=text,
+            answer=task.read_answer(example, text),
+            grades=dict(grades),
+            length=length,
+            num_questions=task.num_questions(example),
+            prefill=example.prefill,
+            columns=example.columns,
+        )
+        for (example, text), grades, index, length in zip(
+            pairs, task.grade_all(pairs), indices, lengths, strict=True
+        )
+    ]
+    counts = Counter(indices)
+    if len(set(counts.values())) > 1:
+        (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+        raise DataError(
+            f"{option}: {path}: problem {most} has {many} completions and problem {least} has "
+            f"{few}; every problem needs as many."
+        )
+    chunk = EvaluatedChunk(
+        first_index=0,
+        num_forwards=0,
+        seconds=time.perf_counter() - began,
+        completions=tuple(completions),
+    )
+    return evaluation_result([chunk], headline=task.headline, split="saved completions")
+
+
+def _completion(values: Mapping[str, Any]) -> str:
+    completion = values.get("completion")
+    if not isinstance(completion, str):
+        raise DataError(f"`completion` must be text, found {completion!r:.60}.")
+    return completion
+
+
 def _result(record: dict[str, Any]) -> EvaluationResult:
     figures = {name: Figure(**figure) for name, figure in record["figures"].items()}
-    # Evaluations saved before there was pass@k have none.
+    # Evaluations saved before there were pass@k, majorities and accuracies have none.
     pass_at = {int(k): Figure(**figure) for k, figure in record.get("pass_at", {}).items()}
-    return EvaluationResult(**{**record, "figures": figures, "pass_at": pass_at}, completions=())
+    majority = record.get("majority")
+    headline = figures[record["headline"]]
+    low, high = record.get("accuracy_interval", (headline.low, headline.high))
+    changes = {
+        "figures": figures,
+        "pass_at": pass_at,
+        "majority": None if majority is None else Figure(**majority),
+        "accuracy": record.get("accuracy", headline.mean),
+        "accuracy_interval": (low, high),
+    }
+    return EvaluationResult(**{**record, **changes}, completions=())

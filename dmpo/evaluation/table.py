@@ -13,8 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from dmpo.evaluation.evaluator import EvaluationResult
 from dmpo.evaluation.figures import Figure
+from dmpo.evaluation.summary import EvaluationResult
 
 __all__ = [
     "FittedTable",
@@ -99,6 +99,11 @@ def _rows(results: Mapping[str, EvaluationResult]) -> list[tuple[str, list[str]]
     columns = list(results.values())
     names = list(dict.fromkeys(name for result in columns for name in result.figures))
     rows = [(name, [_cell(result.figures.get(name)) for result in columns]) for name in names]
+    if any(result.accuracy != result.score for result in columns):
+        cells = [_interval(r.accuracy, *r.accuracy_interval) for r in columns]
+        rows.insert(0, ("accuracy", cells))
+    if any(result.majority is not None for result in columns):
+        rows.append(("majority vote", [_cell(result.majority) for result in columns]))
     ks = sorted({k for result in columns for k in result.pass_at})
     rows += [(f"pass@{k}", [_cell(result.pass_at.get(k)) for result in columns]) for k in ks]
     if any(result.distinct_right is not None for result in columns):
@@ -116,14 +121,24 @@ def _rows(results: Mapping[str, EvaluationResult]) -> list[tuple[str, list[str]]
     if any(result.entropy is not None for result in columns):
         cells = ["" if r.entropy is None else f"{r.entropy:.3f}" for r in columns]
         rows.append(("entropy of a token (nats)", cells))
-    rows.append(("answer tokens", [f"{r.response_length:.1f}" for r in columns]))
-    rows.append(("forward passes", [f"{r.num_forwards:,}" for r in columns]))
-    rows.append(("answer tokens/s", [f"{r.tokens_per_second:,.0f}" for r in columns]))
+    if any(result.response_length is not None for result in columns):
+        rows.append(("answer tokens", [_number(r.response_length, ".1f") for r in columns]))
+    if any(result.num_forwards for result in columns):
+        rows.append(("forward passes", [f"{r.num_forwards:,}" for r in columns]))
+        rows.append(("answer tokens/s", [_number(r.tokens_per_second, ",.0f") for r in columns]))
     rows.append(("problems", [f"{r.num_examples:,} ({r.split})" for r in columns]))
     return rows
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
-    return f"{figure.mean:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+    return _interval(figure.mean, figure.low, figure.high)
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"

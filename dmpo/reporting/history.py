@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmpo.errors import DataError, reading_failure
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import read_tables
 from dmpo.evaluation.table import evaluation_record
 from dmpo.files import read_lines

@@ -15,11 +15,16 @@ class ScheduledSamplerConfig(BlockSamplerConfig):
     steps: PositiveInt | None = Field(
         None, description="Denoising steps of all blocks together; unset: one per token."
     )
+    tokens_per_step: PositiveInt | None = Field(
+        None, description="Tokens of a step, whatever the length: in place of steps."
+    )
     cfg_scale: float = Field(0.0, ge=0, description="Classifier-free guidance; 0: none.")
 
     @property
     def schedule(self) -> tuple[int, ...]:
         """Tokens revealed in each step of a block."""
+        if self.tokens_per_step is not None:
+            return tokens_per_step(self.block_size, -(-self.block_size // self.tokens_per_step))
         steps = self.steps or self.gen_length
         return tokens_per_step(self.block_size, steps // self.num_blocks)
 
@@ -35,6 +40,15 @@ class ScheduledSamplerConfig(BlockSamplerConfig):
         if self.steps > self.gen_length:
             raise ValueError(
                 f"steps {self.steps} exceed gen_length {self.gen_length}: a step needs a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_of_steps_and_tokens(self) -> ScheduledSamplerConfig:
+        if self.steps is not None and self.tokens_per_step is not None:
+            raise ValueError(
+                f"tokens_per_step {self.tokens_per_step} has no effect beside steps {self.steps}; "
+                "give one of the two"
             )
         return self
 

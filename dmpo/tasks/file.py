@@ -33,7 +33,9 @@ class FileConfig(PluginConfig):
     test_path: Path | None = Field(None, description="File of test problems.")
     prompt_column: str = Field("prompt", min_length=1, description="Key of the prompt.")
     answer_column: str = Field("answer", min_length=1, description="Key of the right answer.")
-    response_length: int = Field(ge=1, description="Tokens that an answer needs, end included.")
+    response_length: int = Field(
+        256, ge=1, description="Tokens that an answer needs, end included."
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of prompts for validation, without validation_path."
     )

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.training.events import (
     BufferFilled,
     EvaluationDone,

@@ -23,7 +23,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from dmpo.errors import DataError
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import read_tables, write_completions, write_tables
 from dmpo.files import append_line, read_lines, replace_text, writing
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
@@ -193,7 +193,10 @@ def sample_records(event: BufferFilled) -> list[dict[str, Any]]:
             "prompt": example.prompt,
             "completion": rollouts.texts[row][column],
             "reward": float(rewards.total[row, column]),
-            "components": {k: float(v[row, column]) for k, v in rewards.components.items()},
+            "components": {
+                name: None if values[row, column].isnan() else float(values[row, column])
+                for name, values in rewards.components.items()
+            },
             "weight": float(experience.weights.values[row, column]),
         }
         for row, example in enumerate(rollouts.prompts.examples[:SAMPLED_PROMPTS])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dmpo.evaluation.evaluator import EvaluationResult
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.figures import summarize
 from dmpo.evaluation.saved import write_tables
 

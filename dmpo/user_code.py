@@ -1,0 +1,71 @@
+"""Objects that a user names in code of their own: ``package.module:name`` or ``file.py:name``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dmpo.errors import ConfigError, nearest_name
+
+__all__ = ["load_object"]
+
+
+def load_object(target: str, option: str) -> Any:
+    """Import what a target names.
+
+    Args:
+        target: ``module:name`` or ``path/to/file.py:name``.
+        option: What messages call the setting: ``reward.target``.
+
+    Raises:
+        ConfigError: If there is no such file, module or name, or it fails to import.
+    """
+    source, _, name = target.rpartition(":")
+    try:
+        if source.endswith(".py"):
+            module = _load_file(Path(source), option)
+        else:
+            module = _load_module(source, option)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise
+        raise ConfigError(
+            f"{option}: {source} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, name):
+        names = [key for key in vars(module) if not key.startswith("_")]
+        near = nearest_name(name, names)
+        raise ConfigError(
+            f"{option}: {source} has no {name!r}." + (f" Did you mean {near!r}?" if near else "")
+        )
+    return getattr(module, name)
+
+
+def _load_module(name: str, option: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise ConfigError(
+                f"{option}: no module {error.name!r}; a file is named by its path, "
+                f"{name.replace('.', '/')}.py:name."
+            ) from error
+        raise
+
+
+def _load_file(path: Path, option: str) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"{option}: no file {path}.")
+    name = f"_dmpo_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{option}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name while it is being imported.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
