@@ -33,15 +33,16 @@ import functools
 import marshal
 import math
 import os
+import queue
 import secrets
 import selectors
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -124,16 +125,56 @@ def run_programs(
         workers: Programs at a time; None: one per processor that this process may use.
     """
     distinct = list(dict.fromkeys(programs))
-    count = min(len(distinct), workers or len(os.sched_getaffinity(0)))
-    run = functools.partial(run_program, limits=limits)
+    count = min(len(distinct), workers or _num_processors())
     if count <= 1:
-        verdicts = [run(program) for program in distinct]
+        verdicts = [run_program(program, limits=limits) for program in distinct]
     else:
-        # A thread a program: each only waits for its process.
-        with ThreadPoolExecutor(count, thread_name_prefix="dmpo-sandbox") as pool:
-            verdicts = list(pool.map(run, distinct))
+        verdicts = _run_in_threads(distinct, limits, count)
     found = dict(zip(distinct, verdicts, strict=True))
     return [found[program] for program in programs]
+
+
+def _num_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _run_in_threads(programs: Sequence[Program], limits: Limits, count: int) -> list[Verdict]:
+    """Run programs in daemon threads, each of which only waits for a process at a time.
+
+    Unlike a pool of :mod:`concurrent.futures`, they keep no process from its exit.
+    """
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Verdict | BaseException]] = queue.SimpleQueue()
+    given_up = threading.Event()
+    for index in range(len(programs)):
+        todo.put(index)
+
+    def work() -> None:
+        while not given_up.is_set():
+            try:
+                index = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((index, run_program(programs[index], limits=limits)))
+            except BaseException as error:  # raised again by who waits
+                done.put((index, error))
+
+    for number in range(count):
+        name = f"dmpo-sandbox-{number}"
+        threading.Thread(target=work, name=name, daemon=True).start()
+    found: dict[int, Verdict] = {}
+    try:
+        while len(found) < len(programs):
+            index, result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            found[index] = result
+    finally:
+        given_up.set()
+    return [found[index] for index in range(len(programs))]
 
 
 def run_program(program: Program, *, limits: Limits = DEFAULT_LIMITS) -> Verdict:
@@ -255,6 +296,7 @@ def _end(process: subprocess.Popen[bytes]) -> str:
     # Not yet waited for, so the number is still this group's.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):

@@ -164,6 +164,10 @@ def _forget_this_module(program: ModuleType) -> None:
     sys.modules.pop("_ctypes", None)
     starter = sys.modules["_posixsubprocess"] = ModuleType("_posixsubprocess")
     starter.fork_exec = _refusal(PermissionError)  # type: ignore[attr-defined]
+    # Both make a file of a kind without raising an event.
+    for module in (os, sys.modules["posix"]):
+        for name in ("mkfifo", "mknod"):
+            setattr(module, name, _refusal(PermissionError))
     # A handler is given the frame that it interrupts. asyncio is prepared for this error.
     sys.modules["_signal"].signal = _refusal(ValueError)  # type: ignore[attr-defined]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmpo.tasks import sandbox
 from dmpo.tasks.sandbox import Limits, Program, Verdict, run_program, run_programs
+from dmpo.tasks.seccomp import seccomp_filter
 from dmpo.tasks.unit_tests import unit_tests
 
 SHORT = Limits(wall_seconds=2.0, cpu_seconds=1, memory_bytes=256 * 1024**2)
@@ -391,9 +394,116 @@ def test_sandbox_works_in_a_daemonic_process() -> None:
     process.join()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter is Linux's")
+needs_filter = pytest.mark.skipif(seccomp_filter() is None, reason="Linux on x86-64 or ARM alone")
+
+
+@needs_filter
 def test_kernel_holds_the_program() -> None:
     assert run(RIGHT).by_kernel
+
+
+BY_KERNEL_ALONE = """
+import os, socket, sys, threading, time
+sys.argv = {filter!r}, {folder!r}
+exec(open({worker!r}).read())
+os.chdir(sys.argv[1])
+assert _restrict_system_calls(sys.argv[0])
+refused = {{
+    "write": lambda: open("new", "w"),
+    "append": lambda: open("kept", "a"),
+    "update": lambda: open("kept", "r+"),
+    "create": lambda: os.open("new", os.O_CREAT | os.O_RDONLY),
+    "truncate": lambda: os.truncate("kept", 0),
+    "mkdir": lambda: os.mkdir("new"),
+    "fifo": lambda: os.mkfifo("new"),
+    "remove": lambda: os.remove("kept"),
+    "rename": lambda: os.rename("kept", "new"),
+    "link": lambda: os.link("kept", "new"),
+    "symlink": lambda: os.symlink("kept", "new"),
+    "chmod": lambda: os.chmod("kept", 0),
+    "chdir": lambda: os.chdir("/"),
+    "memory file": lambda: os.memfd_create("x"),
+    "fork": os.fork,
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "kill": lambda: os.kill(os.getppid(), 0),
+    "socket": lambda: socket.socket(),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "limit": lambda: __import__("resource").setrlimit(0, (9, 9)),
+    "priority": lambda: os.nice(1),
+    "user": lambda: os.setuid(1),
+    "terminal": lambda: __import__("termios").tcgetattr(0),
+}}
+for name, call in refused.items():
+    try:
+        call()
+    except PermissionError:
+        continue
+    except Exception as error:
+        if "not permitted" in str(error) or "not allowed" in str(error):
+            continue
+        sys.exit(f"{{name}}: {{error!r}}")
+    sys.exit(name)
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    pass
+else:
+    sys.exit("thread")
+left, right = socket.socketpair()
+left.send(b"x")
+assert right.recv(1) == b"x"
+assert open("kept").read() == "kept"
+time.sleep(0.001)
+"""
+
+
+@needs_filter
+def test_kernel_refuses_by_itself_what_reaches_outside(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    code = BY_KERNEL_ALONE.format(
+        filter=seccomp_filter(), folder=str(tmp_path), worker=str(sandbox.WORKER)
+    )
+    ended = subprocess.run(
+        [sys.executable, "-S", "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_nothing_is_written_without_the_kernels_help(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_filter", lambda: None)
+    code = WRITES[name].format(path=str(tmp_path / "new"))
+    tried = (
+        f"try:\n    {code.replace(chr(10), chr(10) + '    ')}\nexcept BaseException:\n    pass\n"
+    )
+    verdict = run(tried + RIGHT)
+    assert (verdict.passed, verdict.by_kernel) == ((True, True), False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forks",
+        "starts a program",
+        "starts a shell",
+        "becomes another program",
+        "starts threads",
+        "imports ctypes",
+        "kills its group",
+        "reads /etc/passwd",
+        "raises its limits",
+    ],
+)
+def test_hostile_program_passes_nothing_without_the_kernels_help(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_filter", lambda: None)
+    assert run(HOSTILE[name], limits=HURRIED).passed == (False, False)
 
 
 @settings(max_examples=20, deadline=None)
