@@ -28,7 +28,7 @@ _COMMANDS = (
     (re.compile(r"\\div|÷"), "/"),
     (re.compile(r"\\approx|≈"), "="),
     (re.compile(r"\\?[$%]|[€£]|\\(?:degree|deg)\b|\^\s*\{?\s*\\circ\s*\}?|°|~|`"), " "),
-    (re.compile(r"\*\*|\*(?=[^\W\d_])|(?<=[^\W\d_])\*"), " "),
+    (re.compile(r"(?<![0-9)])\*\*|\*\*(?![0-9(])|\*(?=[^\W\d_])|(?<=[^\W\d_])\*"), " "),
 )
 _DIGITS = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}")
 _MINUS = str.maketrans("−–", "--")
@@ -36,13 +36,13 @@ _WHOLE = r"(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"""
-    (?<![A-Za-z0-9_^.\\])(?<![0-9][:,])        # not a part of a name, a number or an exponent
+    (?<![A-Za-z0-9_^.\\])(?<![0-9][:,]|\*\*)        # not a part of a name, a number or an exponent
     (?P<sign>(?:(?<![0-9)A-Za-z])-\s?)?)
     (?:
         (?P<mixed>{_WHOLE}\s+)?\(?(?P<over>-?{_DECIMAL})\)?\s?/\s?\(?(?P<under>{_DECIMAL})\)?
       | (?P<number>{_DECIMAL})(?:(?:\s?\*\s?10\s?\^\s?\{{?|[eE])(?P<power>-?[0-9]{{1,3}})\}}?)?
     )
-    (?![.:,]?[0-9]|\s?\^)                     # the whole number was read
+    (?![.:,]?[0-9]|\s?(?:\^|\*\*))                     # the whole number was read
     """,
     re.VERBOSE,
 )

@@ -42,7 +42,7 @@ _TAIL = re.compile(rf"\d{{{CELLS}}}")
 _EQUALS = re.compile(r"(?<=[0-9+\-*/() ])=(?=[0-9. ])")
 
 
-def published_gsm8k(text: str, reference: float) -> tuple[float | None, bool]:
+def published_gsm8k(text: str, reference: int | float) -> tuple[float | None, bool]:
     """Return the number that the published parser reads, and whether it is the reference."""
     parsed = _boxed_number(text)
     if parsed is None:
@@ -59,7 +59,7 @@ def published_math(text: str, reference: str) -> tuple[str | None, bool]:
     return parsed, parsed is not None and _same_in_math(parsed, reference)
 
 
-def published_countdown(text: str, numbers: Sequence[int], target: float) -> tuple[str, bool]:
+def published_countdown(text: str, numbers: Sequence[int], target: int | float) -> tuple[str, bool]:
     """Return the expression that the published parser reads, and whether it makes the target."""
     parsed = _last_boxed(text)
     if parsed is None:
@@ -251,7 +251,7 @@ def uses_numbers(text: str, numbers: Sequence[int]) -> bool:
     return sorted(written) == sorted(numbers)
 
 
-def _makes(text: str, target: float) -> bool:
+def _makes(text: str, target: int | float) -> bool:
     if not _ARITHMETIC.fullmatch(text):
         return False
     try:

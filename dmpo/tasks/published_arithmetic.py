@@ -17,10 +17,10 @@ MAX_NESTING = 100
 """Of parentheses and signs. Python reads 200."""
 MAX_POWER_BITS = 100_000
 
-_Value = float | complex
+_Value = int | float | complex
 
 
-def python_value(text: str) -> float | complex:
+def python_value(text: str) -> int | float | complex:
     """Return the value that Python gives to digits, points, ``+ - * / ** //`` and parentheses.
 
     Raises:

@@ -22,6 +22,8 @@ __all__ = [
 
 MAX_CANDIDATES = 8
 MAX_BOXES = 64
+MAX_WRAPPING = 100
+"""How many characters of boxes around one content are taken off: ``\\boxed{\\boxed{4}}``."""
 
 # Patterns begin with one literal character: the search for it is fast.
 _END_OF_TURN = re.compile(
@@ -36,8 +38,8 @@ _BOX = re.compile(r"(?:boxed|fbox)\s*+\{")
 _BOX_OR_BRACES = re.compile(
     r"(?P<box>(?:boxed|fbox)\s*+\{)|(?P<open>\{++)|(?P<close>\}++)|(?:\\\\)++|\\[{}]"
 )
-_OTHER_BOX = re.compile(r"\s*+\\*+(?:boxed|fbox)\s*+\{")
-_BRACE_ALONE = re.compile(r"\}\s*+")
+_OTHER_BOXES = re.compile(r"(?:\s*+\\*+(?:boxed|fbox)\s*+\{)++")
+_BRACES_ALONE = re.compile(r"(?:\}\s*+)++")
 _LINE_OR_TAG = re.compile(rf"\n|{_TAG.pattern}")
 _PLACEHOLDER = re.compile(r"[\s.…]*+(?:your answer(?: here)?|answer)?+[\s.…]*+", re.IGNORECASE)
 
@@ -121,7 +123,7 @@ def _without_boxes(block: str) -> str:
 def _behind_last_tag(text: str) -> str:
     last = collections.deque(_TAG.finditer(text), maxlen=1)
     rest = text[last[0].end() :].strip() if last else ""
-    return "" if is_placeholder(rest) else rest
+    return _without_boxes(rest)
 
 
 def _blocks(text: str) -> list[tuple[int, int]]:
@@ -162,8 +164,9 @@ def _close(text: str, closed: list[tuple[int, int]], start: int, end: int) -> No
     inside = closed[-1] if closed and closed[-1][0] > start else None
     if (
         inside
-        and _OTHER_BOX.fullmatch(text, start, inside[0])
-        and _BRACE_ALONE.fullmatch(text, inside[1], end)
+        and inside[0] - start <= MAX_WRAPPING
+        and _OTHER_BOXES.fullmatch(text, start, inside[0])
+        and _BRACES_ALONE.fullmatch(text, inside[1], end)
     ):
         return
     while closed and closed[-1][0] > start:
