@@ -2,10 +2,11 @@
 
 What holds a program:
 
-- a process of its own, in its own session, whose whole process group is killed when the program
-  ends or its time is up; standard input, output and error lead nowhere; the environment holds
-  nothing but the seed of hashes (so that the order of a set is the same every time), the working
-  directory is new and empty, and only the standard library can be imported;
+- a process of its own, forked by a bare interpreter (not by this one, with its threads and its
+  memory), in a session whose whole process group is killed when the program's time is up;
+  standard input, output and error lead nowhere; the environment is empty, the working directory is
+  new and empty, only the standard library can be imported, and the seed of hashes is fixed, so that
+  the order of a set is the same every time;
 - resource limits: processor time, address space, open files, no byte written to any file;
 - an audit hook, which the program cannot take out: no file is opened but those of the standard
   library, for reading; no network, no process, no thread, no signal, no ctypes, no stack frames;
@@ -45,7 +46,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from dmpo.tasks.seccomp import seccomp_filter
@@ -53,16 +53,18 @@ from dmpo.tasks.unit_tests import UnitTests
 
 __all__ = ["MAX_CODE", "Limits", "Program", "Verdict", "run_program", "run_programs"]
 
-# The worker comes compiled, with its orders: to compile it anew would double a start.
+# The worker comes compiled, as the first thing on standard input: to compile it anew would double
+# a start.
 BOOT = """
-import marshal, os
+import marshal, os, sys
+length = int.from_bytes(os.read(0, 8), "little")
 parts = []
-while part := os.read(0, 65536):
+while length and (part := os.read(0, length)):
     parts.append(part)
-worker, orders = marshal.loads(b"".join(parts))
+    length -= len(part)
 names = {"__name__": "worker"}
-exec(worker, names)
-names["main"](orders)
+exec(marshal.loads(b"".join(parts)), names)
+names["serve"](int(sys.argv[1]))
 """
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 PYTEST = Path(__file__).with_name("sandbox_pytest.py")
@@ -127,7 +129,8 @@ def run_programs(
     distinct = list(dict.fromkeys(programs))
     count = min(len(distinct), workers or _num_processors())
     if count <= 1:
-        verdicts = [run_program(program, limits=limits) for program in distinct]
+        with _Starter() as starter:
+            verdicts = [_run(program, limits, starter) for program in distinct]
     else:
         verdicts = _run_in_threads(distinct, limits, count)
     found = dict(zip(distinct, verdicts, strict=True))
@@ -152,15 +155,16 @@ def _run_in_threads(programs: Sequence[Program], limits: Limits, count: int) -> 
         todo.put(index)
 
     def work() -> None:
-        while not given_up.is_set():
-            try:
-                index = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((index, run_program(programs[index], limits=limits)))
-            except BaseException as error:  # raised again by who waits
-                done.put((index, error))
+        with _Starter() as starter:
+            while not given_up.is_set():
+                try:
+                    index = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    done.put((index, _run(programs[index], limits, starter)))
+                except BaseException as error:  # raised again by who waits
+                    done.put((index, error))
 
     for number in range(count):
         name = f"dmpo-sandbox-{number}"
@@ -186,23 +190,23 @@ def run_program(program: Program, *, limits: Limits = DEFAULT_LIMITS) -> Verdict
     Raises:
         OSError: If this machine starts no process at all.
     """
+    with _Starter() as starter:
+        return _run(program, limits, starter)
+
+
+def _run(program: Program, limits: Limits, starter: _Starter) -> Verdict:
     if len(program.code) > MAX_CODE:
         return Verdict(passed=(False,) * program.tests.num_tests, reason="the program is too long")
     tokens = tuple(secrets.token_hex(TOKEN_BYTES).encode() for _ in program.tests.at_once)
-    orders = marshal.dumps((_worker(), _orders(program, tokens, limits)))
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dmpo-sandbox-") as folder:
-        process = _started(folder)
-        try:
-            bound = REPORT_SLACK + len(tokens) * (2 * TOKEN_BYTES + 2)
-            report, ending = _exchange(process, orders, begin + limits.wall_seconds, bound)
-        finally:
-            ended = _end(process)
+    bound = REPORT_SLACK + len(tokens) * (2 * TOKEN_BYTES + 2)
+    orders = marshal.dumps(_orders(program, tokens, limits))
+    report, ending = starter.run(orders, begin + limits.wall_seconds, bound)
     lines = report.split(b"\n")[:-1]
     said = next((line[1:].decode() for line in lines if line[:1] == b"R" and line.isascii()), "")
     return Verdict(
         passed=tuple(b"P" + token in lines for token in tokens),
-        reason=ending or said or ended,
+        reason=said or ending,
         seconds=time.monotonic() - begin,
         by_kernel=lines[:1] == [b"K"],
     )
@@ -218,7 +222,6 @@ def _orders(program: Program, tokens: tuple[bytes, ...], limits: Limits) -> dict
         "shadows_builtins": tests.shadows_builtins,
         "tokens": tokens,
         "pytest": PYTEST.read_text(encoding="utf-8") if needs_pytest else "",
-        "filter": _filter(),
         "cpu_seconds": limits.cpu_seconds,
         "alarm_seconds": math.ceil(limits.wall_seconds) + 2,
         "memory_bytes": limits.memory_bytes,
@@ -226,60 +229,156 @@ def _orders(program: Program, tokens: tuple[bytes, ...], limits: Limits) -> dict
     }
 
 
-_filter = functools.cache(seccomp_filter)
+@functools.cache
+def _filter() -> bytes:
+    return seccomp_filter() or b""
 
 
 @functools.cache
-def _worker() -> CodeType:
-    return compile(WORKER.read_text(encoding="utf-8"), "sandbox", "exec", dont_inherit=True)
+def _worker() -> bytes:
+    text = WORKER.read_text(encoding="utf-8")
+    return marshal.dumps(compile(text, "sandbox", "exec", dont_inherit=True))
 
 
-def _started(folder: str) -> subprocess.Popen[bytes]:
-    # -I would also ignore the seed of hashes, the one variable there is; -s -P is the rest of it.
-    environment = {"PYTHONHASHSEED": "0"}
-    if "LD_LIBRARY_PATH" in os.environ:  # where the interpreter's own library may lie
-        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", "-B", "-c", BOOT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env=environment,
-        start_new_session=True,
-    )
+class _Starter:
+    """A process that forks one for each program: what Python needs to start is paid for once.
+
+    It and its programs are one process group. A program that has to be ended takes the starter
+    with it; the next program gets another.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dmpo-sandbox-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control = -1
+
+    def __enter__(self) -> _Starter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def run(self, orders: bytes, deadline: float, bound: int) -> tuple[bytes, str]:
+        """Run a program; return its report and, in words, how it ended if not by itself.
+
+        Raises:
+            OSError: If no process starts.
+        """
+        preface = b""
+        if self._process is None:
+            preface = self._start()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        exchange = _Exchange(process.stdin.fileno(), process.stdout.fileno(), self._control)
+        try:
+            ending = exchange.run(preface + _framed(orders), deadline, bound)
+        except BaseException:
+            self._end()
+            raise
+        if not exchange.status:
+            self._end()
+            if not ending:
+                raise OSError("the sandbox's process ended by itself before the program did")
+            return bytes(exchange.report), ending
+        return bytes(exchange.report), _ended(int(exchange.status))
+
+    def _start(self) -> bytes:
+        """Start the process; return what it reads first."""
+        # -I would also ignore the seed of hashes, the one variable there is; -s -P is its rest.
+        environment = {"PYTHONHASHSEED": "0"}
+        if "LD_LIBRARY_PATH" in os.environ:  # where the interpreter's own library may lie
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        self._control, theirs = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-S", "-B", "-c", BOOT, str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=self._folder.name,
+                env=environment,
+                pass_fds=(theirs,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._control)
+            raise
+        finally:
+            os.close(theirs)
+        return _framed(_worker()) + _framed(_filter())
+
+    def _end(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        self._process = None
+        # Not yet waited for, so the number is still this group's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        os.close(self._control)
+        process.wait()
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], orders: bytes, deadline: float, bound: int
-) -> tuple[bytes, str]:
-    """Send the orders and read the report until it ends, the time is up, or it is too long."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    report = bytearray()
-    rest = memoryview(orders)
-    for pipe in (process.stdin, process.stdout):
-        os.set_blocking(pipe.fileno(), False)
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdin, selectors.EVENT_WRITE)
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return bytes(report), "the time limit was reached"
-            for key, _ in selector.select(remaining):
-                if key.fileobj is process.stdin:
-                    rest = rest[_written(process.stdin.fileno(), rest) :]
+class _Exchange:
+    """Orders go to the starter; the program's report and its end come back."""
+
+    def __init__(self, orders: int, report: int, control: int) -> None:
+        self._orders, self._report, self._control = orders, report, control
+        self.report = bytearray()
+        self.status = b""
+
+    def run(self, orders: bytes, deadline: float, bound: int) -> str:
+        """Return why it was broken off; nothing where the program, or the starter, ended."""
+        rest = memoryview(orders)
+        for descriptor in (self._orders, self._report, self._control):
+            os.set_blocking(descriptor, False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._orders, selectors.EVENT_WRITE)
+            selector.register(self._report, selectors.EVENT_READ)
+            selector.register(self._control, selectors.EVENT_READ)
+            while not self.status:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return "the time limit was reached"
+                ready = {key.fd for key, _ in selector.select(remaining)}
+                if self._orders in ready:
+                    rest = rest[_written(self._orders, rest) :]
                     if not rest:
-                        selector.unregister(process.stdin)
-                        process.stdin.close()
-                    continue
-                part = os.read(process.stdout.fileno(), 1 << 16)
-                report += part
-                if not part:
-                    return bytes(report), ""
-                if len(report) > bound:
-                    return bytes(report[:bound]), "the report is longer than a report can be"
+                        selector.unregister(self._orders)
+                if self._report in ready:
+                    self._read_report(bound)
+                if len(self.report) > bound:
+                    return "the report is longer than a report can be"
+                if self._control in ready:
+                    self.status = os.read(self._control, 64)
+                    if not self.status:
+                        return ""
+        # The program is gone: what it wrote is in the pipe.
+        while self._read_report(bound):
+            if len(self.report) > bound:
+                self.status = b""  # the rest would be taken for the next program's
+                return "the report is longer than a report can be"
+        return ""
+
+    def _read_report(self, bound: int) -> bool:
+        try:
+            part = os.read(self._report, bound + 1)
+        except BlockingIOError:
+            return False
+        self.report += part
+        return bool(part)
+
+
+def _framed(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "little") + content
 
 
 def _written(descriptor: int, content: memoryview) -> int:
@@ -291,17 +390,7 @@ def _written(descriptor: int, content: memoryview) -> int:
         return len(content)
 
 
-def _end(process: subprocess.Popen[bytes]) -> str:
-    """Kill the process group, wait for the process, and return how it ended by itself."""
-    # Not yet waited for, so the number is still this group's.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    code = process.wait()
-    if code < 0 and -code != signal.SIGKILL:
+def _ended(code: int) -> str:
+    if code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it ended with status {code}" if code > 0 else ""

@@ -9,7 +9,11 @@ and with it these globals), and every function has builtins that the program can
 from __future__ import annotations
 
 import builtins
+import marshal
 import os
+
+# Imported before any fork, so that no program pays for it.
+import resource
 import sys
 
 # Looks at a frame while it is imported, which the guard would refuse.
@@ -18,7 +22,7 @@ from types import ModuleType
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, NoReturn
 
 # Functions keep the builtins that stand here when they are made.
 __builtins__ = dict(vars(builtins))  # type: ignore[assignment]  # mypy thinks of the module
@@ -83,8 +87,38 @@ HEAP_TYPE = 1 << 9
 REASON_LENGTH = 200
 
 
-def main(orders: Mapping[str, Any]) -> None:
+def serve(control: int) -> None:
+    """Fork a process for each order that comes, and say on ``control`` how it ended.
+
+    An order is its length, 8 bytes, and its bytes; the first one is the filter of system calls.
+    """
+    kernel_filter = _order()
+    die_with_parent(kernel_filter)
+    while order := _order():
+        if (child := os.fork()) == 0:
+            os.close(control)
+            main(order, kernel_filter)
+        del order
+        _, status = os.waitpid(child, 0)
+        os.write(control, b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _order() -> bytes:
+    length = int.from_bytes(_read(8), "little")
+    return _read(length)
+
+
+def _read(length: int) -> bytes:
+    parts = []
+    while length and (part := os.read(0, min(length, 1 << 16))):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def main(order: bytes, kernel_filter: bytes) -> NoReturn:
     """Run one program as ordered."""
+    orders = marshal.loads(order)
     report = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -92,7 +126,7 @@ def main(orders: Mapping[str, Any]) -> None:
     os.close(nothing)
     os.environ.clear()
     _limit(orders)
-    by_kernel = _restrict_system_calls(orders["filter"])
+    by_kernel = _restrict_system_calls(kernel_filter)
     os.write(report, b"K\n" if by_kernel else b"N\n")
     program = ModuleType(PROGRAM)
     run = _runner(report, orders)
@@ -104,7 +138,6 @@ def main(orders: Mapping[str, Any]) -> None:
 
 def _limit(orders: Mapping[str, Any]) -> None:
     import _signal  # type: ignore[import-not-found]  # `signal` imports enum, which costs more
-    import resource
 
     limits = {
         "RLIMIT_CPU": orders["cpu_seconds"],
@@ -123,39 +156,58 @@ def _limit(orders: Mapping[str, Any]) -> None:
     _signal.alarm(orders["alarm_seconds"])
 
 
-def _restrict_system_calls(program: bytes | None) -> bool:
+def die_with_parent(kernel_filter: bytes) -> None:
+    """Have the kernel kill this process when the one that started it ends."""
+    if kernel_filter:
+        _prctl((1, 9))
+
+
+def _restrict_system_calls(kernel_filter: bytes) -> bool:
     """Install the kernel's filter, and die with the parent; return whether it holds."""
-    if program is None:
+    if not kernel_filter:
         return False
+    die_with_parent(kernel_filter)
+    no_new_privileges, set_filter = (38, 1), (22, 2)
+    if _prctl(no_new_privileges) != 0:
+        return False
+    # struct sock_fprog: a number of 16 bits and, aligned to 64, an address.
+    with_address = _memory(kernel_filter)
+    if with_address is None:
+        return False
+    instructions, address = with_address
+    count = (len(kernel_filter) // 8).to_bytes(8, sys.byteorder)
+    held = _memory(count + address.to_bytes(8, sys.byteorder))
+    holds = held is not None and _prctl(set_filter, held[1]) == 0
+    del instructions
+    return holds
+
+
+def _memory(content: bytes) -> tuple[object, int] | None:
+    """Return what keeps a copy of some bytes alive, and its address."""
+    try:
+        import _ctypes as library
+    except ImportError:
+        return None
+    ctypes: Any = library
+    byte = type("byte", (ctypes._SimpleCData,), {"_type_": "B"})
+    members = {"_type_": byte, "_length_": len(content)}
+    array: Any = type("memory", (ctypes.Array,), members)
+    kept = array.from_buffer_copy(content)
+    return kept, ctypes.addressof(kept)
+
+
+def _prctl(arguments: tuple[int, int], address: int | None = None) -> int:
+    """Call ``prctl``; return -1 where that cannot be done."""
     try:
         import _ctypes as library
 
-        _ctypes: Any = library  # typeshed knows little of what is used here
-
-        plain = _ctypes._SimpleCData
-        byte, pointer = (
-            type("byte", (plain,), {"_type_": "B"}),
-            type("p", (plain,), {"_type_": "P"}),
-        )
-
-        def memory(content: bytes) -> Any:
-            members = {"_type_": byte, "_length_": len(content)}
-            array: Any = type("memory", (_ctypes.Array,), members)
-            return array.from_buffer_copy(content)
-
-        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
-        instructions = memory(program)
-        # struct sock_fprog: a number of 16 bits and, aligned to 64, an address.
-        count = (len(program) // 8).to_bytes(8, sys.byteorder)
-        held = memory(count + _ctypes.addressof(instructions).to_bytes(8, sys.byteorder))
-        die_with_parent, no_new_privileges, set_filter = (1, 9), (38, 1), (22, 2)
-        _ctypes.call_function(prctl, (*die_with_parent, 0, 0, 0))
-        if _ctypes.call_function(prctl, (*no_new_privileges, 0, 0, 0)):
-            return False
-        where = pointer(_ctypes.addressof(held))
-        return bool(_ctypes.call_function(prctl, (*set_filter, where, 0, 0)) == 0)
+        ctypes: Any = library
+        pointer = type("pointer", (ctypes._SimpleCData,), {"_type_": "P"})
+        function = ctypes.dlsym(ctypes.dlopen(None, 0), "prctl")
+        third = 0 if address is None else pointer(address)
+        return int(ctypes.call_function(function, (*arguments, third, 0, 0)))
     except (ImportError, OSError, AttributeError, TypeError, ValueError):
-        return False
+        return -1
 
 
 def _forget_this_module(program: ModuleType) -> None:
@@ -164,9 +216,10 @@ def _forget_this_module(program: ModuleType) -> None:
     sys.modules.pop("_ctypes", None)
     starter = sys.modules["_posixsubprocess"] = ModuleType("_posixsubprocess")
     starter.fork_exec = _refusal(PermissionError)  # type: ignore[attr-defined]
-    # Both make a file of a kind without raising an event.
+    # None of these raises an event; without the kernel's filter they would leave a file, or the
+    # process group.
     for module in (os, sys.modules["posix"]):
-        for name in ("mkfifo", "mknod"):
+        for name in ("mkfifo", "mknod", "setsid", "setpgid", "setpgrp"):
             setattr(module, name, _refusal(PermissionError))
     # A handler is given the frame that it interrupts. asyncio is prepared for this error.
     sys.modules["_signal"].signal = _refusal(ValueError)  # type: ignore[attr-defined]
@@ -337,7 +390,7 @@ def _caller(
     def run_all(owner: str | None, name: str) -> None:
         if owner is None:
             function = namespace[name]
-            for given in getattr(function, "__test_cases__", None) or [{}]:
+            for given in getattr(function, "__test_cases__", ({},)):
                 run(function, given)
             return
         cls = namespace[owner]
@@ -347,7 +400,7 @@ def _caller(
         )
         if is_unittest:
             cls.setUpClass()
-        for given in getattr(getattr(cls, name), "__test_cases__", None) or [{}]:
+        for given in getattr(getattr(cls, name), "__test_cases__", ({},)):
             instance = cls(name) if is_unittest else cls()
             if hasattr(instance, before):
                 getattr(instance, before)()
