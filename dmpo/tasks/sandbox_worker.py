@@ -94,6 +94,7 @@ def serve(control: int) -> None:
     """
     kernel_filter = _order()
     die_with_parent(kernel_filter)
+    _take_away()
     while order := _order():
         if (child := os.fork()) == 0:
             os.close(control)
@@ -211,18 +212,22 @@ def _prctl(arguments: tuple[int, int], address: int | None = None) -> int:
 
 
 def _forget_this_module(program: ModuleType) -> None:
-    """Leave nothing of the worker in the table of modules, and no way to start programs."""
+    """Leave nothing of the worker in the table of modules."""
     sys.modules["__main__"] = sys.modules[PROGRAM] = program
     sys.modules.pop("_ctypes", None)
+
+
+def _take_away() -> None:
+    """Replace functions that would do harm without raising an event."""
+    no_permission, no_value = _refusal(PermissionError), _refusal(ValueError)
     starter = sys.modules["_posixsubprocess"] = ModuleType("_posixsubprocess")
-    starter.fork_exec = _refusal(PermissionError)  # type: ignore[attr-defined]
-    # None of these raises an event; without the kernel's filter they would leave a file, or the
-    # process group.
+    starter.fork_exec = no_permission  # type: ignore[attr-defined]
+    # Without the kernel's filter they would leave a file, or the process group.
     for module in (os, sys.modules["posix"]):
         for name in ("mkfifo", "mknod", "setsid", "setpgid", "setpgrp"):
-            setattr(module, name, _refusal(PermissionError))
+            setattr(module, name, no_permission)
     # A handler is given the frame that it interrupts. asyncio is prepared for this error.
-    sys.modules["_signal"].signal = _refusal(ValueError)  # type: ignore[attr-defined]
+    sys.modules["_signal"].signal = no_value  # type: ignore[attr-defined]
 
 
 def _refusal(error: type[Exception]) -> Callable[..., None]:
@@ -374,7 +379,7 @@ def _caller(
         code = getattr(function, "__func__", function).__code__
         found = dict(given)
         for name in code.co_varnames[: code.co_argcount]:
-            value = namespace.get(name)
+            value: Any = namespace.get(name)
             if name not in found and getattr(value, "__test_fixture__", False):
                 made = value(**fixtures(value, {}))
                 found[name] = next(made) if type(made).__name__ == "generator" else made
@@ -388,9 +393,11 @@ def _caller(
             asyncio.run(result)
 
     def run_all(owner: str | None, name: str) -> None:
+        cases: Any
         if owner is None:
             function = namespace[name]
-            for given in getattr(function, "__test_cases__", ({},)):
+            cases = getattr(function, "__test_cases__", ({},))
+            for given in cases:
                 run(function, given)
             return
         cls = namespace[owner]
@@ -400,7 +407,8 @@ def _caller(
         )
         if is_unittest:
             cls.setUpClass()
-        for given in getattr(getattr(cls, name), "__test_cases__", ({},)):
+        cases = getattr(getattr(cls, name), "__test_cases__", ({},))
+        for given in cases:
             instance = cls(name) if is_unittest else cls()
             if hasattr(instance, before):
                 getattr(instance, before)()
