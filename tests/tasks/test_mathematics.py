@@ -70,9 +70,7 @@ def test_algebra_is_decided_by_math_verify() -> None:
     assert verdicts == [right for _, _, right in ALGEBRA]
 
 
-@pytest.mark.parametrize(
-    "bomb", ["9^{9^{9^{9}}}", "(((10!)!)!)!", "((((" * 200 + "1", r"\sum_{n=1}^{10^{10}} n^{n^n}"]
-)
+@pytest.mark.parametrize("bomb", ["9^{9^{9^{9}}}", "((((" * 200 + "1"])
 def test_a_comparison_ends_at_its_time_limit(bomb: str) -> None:
     verifier = MathVerifier()
     try:
