@@ -14,12 +14,13 @@ from dmpo.errors import ConfigError, nearest_name
 __all__ = ["load_object"]
 
 
-def load_object(target: str, option: str) -> Any:
+def load_object(target: str, option: str, kind: str = "object") -> Any:
     """Import what a target names.
 
     Args:
         target: ``module:name`` or ``path/to/file.py:name``.
         option: What messages call the setting: ``reward.target``.
+        kind: What messages call the thing itself.
 
     Raises:
         ConfigError: If there is no such file, module or name, or it fails to import.
@@ -37,12 +38,18 @@ def load_object(target: str, option: str) -> Any:
             f"{option}: {source} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
-        names = [key for key in vars(module) if not key.startswith("_")]
-        near = nearest_name(name, names)
+        own = [key for key, value in vars(module).items() if _is_of(value, module)]
+        near = nearest_name(name, own)
         raise ConfigError(
-            f"{option}: {source} has no {name!r}." + (f" Did you mean {near!r}?" if near else "")
+            f"{option}: {source} has no {kind} {name!r}; it has {', '.join(own) or 'none'}."
+            + (f" Did you mean {near!r}?" if near else "")
         )
     return getattr(module, name)
+
+
+def _is_of(value: Any, module: ModuleType) -> bool:
+    """Return whether a class or function was written in this module, not imported into it."""
+    return callable(value) and getattr(value, "__module__", None) == module.__name__
 
 
 def _load_module(name: str, option: str) -> ModuleType:

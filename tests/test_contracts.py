@@ -38,6 +38,7 @@ from dmpo.registry import (
 from dmpo.tasks.base import Task
 
 FILE = Path(__file__)
+SOURCES = {"train_source": "words.jsonl", "test_source": "held_out.jsonl"}
 REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("policies", "llada"): {
         "scratch": {"d_model": 16, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 24}
@@ -45,14 +46,23 @@ REQUIRED: dict[tuple[str, str], dict[str, Any]] = {
     ("policies", "mdlm"): {"model": "owner/name"},
     ("policies", "dream"): {"model": "owner/name"},
     ("tasks", "reasoning_gym"): {"variant": "leg_counting"},
+    ("tasks", "gsm8k"): {**SOURCES, "validation_size": 4},
+    ("tasks", "math500"): {**SOURCES, "validation_size": 4},
+    ("tasks", "code"): {"source": "generated"},
+    ("tasks", "object"): {"target": f"{FILE}:own_task"},
     ("tasks", "file"): {"path": "problems.jsonl", "response_length": 4},
+    ("rewards", "classifier"): {"model": "owner/name"},
     ("rewards", "function"): {"target": f"{FILE}:number_of_ones"},
     ("samplers", "given"): {"columns": ["one", "two", "three"]},
 }
 """Parameters without which a plugin cannot be built, or would be large."""
 PLUGINS = [(group, name) for group, registry in REGISTRIES.items() for name in registry.names()]
 PLAIN = [name for name in TASKS.names() if "variant" not in TASKS.load(name).Config.model_fields]
-LOADED = [("policies", "mdlm"), ("policies", "dream")]
+LOADED = [
+    ("policies", "mdlm"),
+    ("policies", "dream"),
+    ("rewards", "classifier"),
+]
 """Plugins that are built from a checkpoint, which tests of their own do."""
 BUILT = [p for p in PLUGINS if p[0] != "objectives" and p not in LOADED]
 DRAWING = [name for name in SAMPLERS.names() if name != "given"]
@@ -62,6 +72,10 @@ LENGTH = 8
 
 def number_of_ones(completions: Sequence[str]) -> list[float]:
     return [float(text.count("1")) for text in completions]
+
+
+def own_task() -> Task:
+    return TASKS.build("digit_sum")
 
 
 def parameters(group: str, name: str) -> dict[str, Any]:
@@ -87,8 +101,18 @@ def policy(name: str = "llada") -> DiffusionPolicy:
 
 @pytest.fixture
 def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which the `file` task finds its problems."""
+    """A folder in which tasks that read their problems find some."""
     monkeypatch.chdir(tmp_path)
+    for file, numbers in (("words.jsonl", range(40)), ("held_out.jsonl", range(40, 50))):
+        rows = [
+            {
+                "question": f"{n} and 1?",
+                "answer": f"#### {n + 1}",
+                "solution": f"\\boxed{{{n + 1}}}",
+            }
+            for n in numbers
+        ]
+        (tmp_path / file).write_text("\n".join(map(json.dumps, rows)))
     lines = [json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) for n in range(40)]
     (tmp_path / "problems.jsonl").write_text("\n".join(lines))
 
@@ -277,7 +301,7 @@ def test_task_demonstration_can_be_read_and_repeated(name: str) -> None:
 # Rewards
 
 
-@pytest.mark.parametrize("name", REWARDS.names())
+@pytest.mark.parametrize("name", [n for n in REWARDS.names() if ("rewards", n) not in LOADED])
 def test_reward_gives_each_rollout_a_finite_total(name: str) -> None:
     task = TASKS.build("sudoku")
     prompts = policy().encode(task.examples("train")[:2])

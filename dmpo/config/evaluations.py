@@ -48,7 +48,9 @@ def evaluations(
         ConfigError: See :func:`~dmpo.config.resolve.resolve_run`.
     """
     found = []
-    for task, length in itertools.product(tasks or [None], gen_lengths or [None]):
+    named: Sequence[str | None] = tasks or [None]
+    lengths: Sequence[int | None] = gen_lengths or [None]
+    for task, length in itertools.product(named, lengths):
         layer = top
         if task is not None:
             layer = merged(layer, assigned("task.name", task, "--task"))

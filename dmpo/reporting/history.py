@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmpo.errors import DataError, reading_failure
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import read_tables
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.table import evaluation_record
 from dmpo.files import read_lines
 from dmpo.training.events import StopReason

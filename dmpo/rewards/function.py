@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
 import math
 import numbers
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, final
 
 import torch
@@ -26,6 +21,7 @@ from dmpo.registry import PluginConfig
 from dmpo.rewards.base import RewardModel
 from dmpo.rewards.running import row_name, row_of, run_within
 from dmpo.tasks.base import Task
+from dmpo.user_code import load_object
 
 __all__ = ["FunctionReward", "FunctionRewardConfig", "TrainerState"]
 
@@ -246,50 +242,9 @@ def _number(value: Any, row: int, rollouts: Rollouts, target: str) -> float:
 
 
 def _load(target: str) -> Callable[..., Any]:
-    source, _, name = target.rpartition(":")
-    try:
-        module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever a user's module may raise
-        raise ConfigError(
-            f"reward.target: {source} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    function = getattr(module, name, None)
-    if inspect.isclass(function) or not (function is None or callable(function)):
-        kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
+    found = load_object(target, "reward.target", "function")
+    if inspect.isclass(found) or not callable(found):
+        source, _, name = target.rpartition(":")
+        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise ConfigError(f"reward.target: {name} of {source} is no function, but {kind}.")
-    if function is None:
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        near = nearest_name(name, functions)
-        raise ConfigError(
-            f"reward.target: {source} has no function {name!r}; it has "
-            f"{', '.join(functions) or 'none'}." + (f" Did you mean {near!r}?" if near else "")
-        )
-    return function  # type: ignore[no-any-return]
-
-
-def _load_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise ConfigError(
-                f"reward.target: no module {error.name!r}; a file is named by its path, "
-                f"{name.replace('.', '/')}.py:function."
-            ) from error
-        raise
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"reward.target: no file {path}.")
-    name = f"_dmpo_reward_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"reward.target: {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name while it is being imported.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return found  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from pydantic import Field, model_validator
 

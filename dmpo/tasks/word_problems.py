@@ -12,8 +12,6 @@ from dmpo.tasks.splits import shuffled_split
 
 __all__ = ["read_problems", "split_problems", "text_column"]
 
-QUESTION = "question"
-
 
 def read_problems(
     source: str,
@@ -54,11 +52,9 @@ def split_problems(
     Raises:
         DataError: If nothing would be left to train on.
     """
-    held_out = {example.columns[QUESTION] for example in test}
+    held_out = {example.prompt for example in test}
     distinct = {
-        example.columns[QUESTION]: example
-        for example in reversed(train)
-        if example.columns[QUESTION] not in held_out
+        example.prompt: example for example in reversed(train) if example.prompt not in held_out
     }
     questions = list(reversed(distinct))
     parts = shuffled_split(questions, num_test=0, num_validation=num_validation, seed=seed)

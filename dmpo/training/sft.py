@@ -20,8 +20,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import Evaluator
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import write_tables
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.files import append_line, filling, replace_text
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.tasks.base import Task

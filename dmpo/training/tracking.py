@@ -23,8 +23,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from dmpo.errors import DataError
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import read_tables, write_completions, write_tables
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.files import append_line, read_lines, replace_text, writing
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
 

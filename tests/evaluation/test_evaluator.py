@@ -13,8 +13,8 @@ from rich.console import Console
 
 from dmpo.errors import DataError
 from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.saved import read_tables, write_completions, write_tables
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_table
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts

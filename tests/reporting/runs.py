@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.figures import summarize
 from dmpo.evaluation.saved import write_tables
+from dmpo.evaluation.summary import EvaluationResult
 
 
 def evaluation(score: float, distinct: float) -> EvaluationResult:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from dmpo.evaluation.summary import EvaluationResult
 from dmpo.evaluation.figures import summarize
+from dmpo.evaluation.summary import EvaluationResult
 from dmpo.training.events import (
     BufferFilled,
     EvaluationDone,
