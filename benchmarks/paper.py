@@ -157,11 +157,15 @@ def job(task: str, arm: str, settings: Mapping[str, Any], seed: int, split: str)
     }
 
 
-def tuning_jobs(tasks: Sequence[str], rates: Sequence[float] | None) -> Iterator[dict]:
+def tuning_jobs(
+    tasks: Sequence[str], names: Sequence[str] | None, rates: Sequence[float] | None
+) -> Iterator[dict]:
     """Yield the runs that choose a learning rate for each objective."""
     for task in tasks:
         of_task = rates or RATES[task]
         for (arm, settings), rate in itertools.product(arms(task, "objectives").items(), of_task):
+            if names is not None and arm not in names:
+                continue
             yield job(task, arm, {**settings, "training.learning_rate": rate}, 0, "validation")
 
 
@@ -310,6 +314,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument("--arms", nargs="+", help="objectives to tune; all of them if left out")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to try")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--name", default="paper", help="results/NAME.json keeps every run")
@@ -322,7 +327,7 @@ def main() -> None:
         replace_text(path.with_suffix(".svg"), picture)
         return
     if options.stage == "tune":
-        jobs = list(tuning_jobs(options.tasks, options.rates))
+        jobs = list(tuning_jobs(options.tasks, options.arms, options.rates))
     else:
         jobs = [before(task) for task in options.tasks]
         jobs += test_jobs(options.tasks, options.parts, options.seeds, path)
