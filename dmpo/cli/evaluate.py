@@ -171,10 +171,12 @@ def _regrade(
     """Grade saved completions."""
     from dmpo.config.assembly import build_task
     from dmpo.config.evaluations import evaluations, form_layer
-    from dmpo.config.run import PAPER_RECIPE
+    from dmpo.config.run import DEFAULT_RECIPE
     from dmpo.evaluation.saved import regraded
 
-    layers, _, _ = settings_layers(recipe, config, default_recipe=PAPER_RECIPE)
+    layers: list[Any] = []
+    if recipe is not None or config is not None:
+        layers, _, _ = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
     found = evaluations([*layers, form_layer(name, completions)], layer, [name], [])[0]
     result = regraded(build_task(found.config.task), completions, "--from-completions")
     typer.echo(f"{completions} on {name}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,20 @@ def test_problems_of_a_file_and_of_a_class_of_ones_own(capsys: Capture) -> None:
     assert (said.code, said.err) == (0, "")
     Path("mine.py").write_text("from dmpo.tasks.digit_sum import DigitSumTask")
     assert dmpo(capsys, "eval", *FEW, "--task", "mine.py:DigitSumTask").code == 0
+
+
+def test_two_processes_find_what_one_finds(capsys: Capture) -> None:
+    given = (*FEW, "--task", "digit_sum", "--samples", "2")
+    given += ("--evaluation.sampler.temperature", "1.0", "--evaluation.rows_per_forward", "2")
+    assert dmpo(capsys, "eval", *given, "--output", "one").code == 0
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    command = (*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    command += ("--main_process_port", "0", "-m", "dmpo", "eval", *given, "--output", "two")
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("llada tiny on digit_sum") == 1
+    one, two = Path("one/completions.jsonl"), Path("two/completions.jsonl")
+    assert one.read_text() == two.read_text()
+    assert {path.name for path in Path("two").iterdir()} == {
+        path.name for path in Path("one").iterdir()
+    }
