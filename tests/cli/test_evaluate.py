@@ -11,6 +11,7 @@ import pytest
 
 from dmpo.cli.evaluate import UNFINISHED
 from dmpo.errors import OutputError
+from tests.cli.byte_llada import save_byte_llada
 from tests.cli.command import SCRATCH, assert_one_line, dmpo
 from tests.paths import DATA, needs_data
 
@@ -155,3 +156,26 @@ def test_two_processes_find_what_one_finds(capsys: Capture) -> None:
     assert {path.name for path in Path("two").iterdir()} == {
         path.name for path in Path("one").iterdir()
     }
+
+
+def test_any_checkpoint_is_measured_as_the_paper_does(capsys: Capture) -> None:
+    model = str(save_byte_llada(Path("model")))
+    given = ("--policy", "llada", "--model", model, "--num-examples", "2")
+    grid = ("--task", "countdown,sudoku", "--gen-length", "32,64", "--output", "out")
+    said = dmpo(capsys, "eval", *given, *grid)
+    assert (said.code, said.err) == (0, "")
+    first = json.loads(Path("out/sudoku-64.jsonl").read_text().split("\n")[0])
+    assert first["prompt"].startswith("\nPlease solve the following 4x4 Sudoku puzzle.")
+    assert first["prefill"] == "<reasoning>"
+    figures = json.loads(Path("out/evaluation.json").read_text())
+    passes = {cell: figure["num_forwards"] for cell, figure in figures.items()}
+    assert passes["sudoku-64"] == 2 * passes["sudoku-32"] == 32
+
+
+def test_words_are_read_from_a_file(capsys: Capture) -> None:
+    model = str(save_byte_llada(Path("model")))
+    Path("words.jsonl").write_text('{"question": "1 and 1?", "answer": "#### 2"}')
+    given = ("--model", model, "--task", "gsm8k", "--task.test_source", "words.jsonl")
+    said = dmpo(capsys, "eval", *given, "--gen-length", "32", "--output", "result.json")
+    assert (said.code, said.err) == (0, "")
+    assert json.loads(Path("result.json").read_text())["num_examples"] == 1
