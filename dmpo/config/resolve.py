@@ -91,7 +91,8 @@ def resolve_run(layers: Sequence[Tree]) -> Resolved[RunConfig]:
     """
     tree = _stack(RunConfig, layers)
     tree["rewards"] = _with_functions(tree["rewards"])
-    tree["task"] = _with_target(tree.get("task"))
+    if "task" in tree:
+        tree["task"] = _with_target(tree["task"])
     tree = _with_preset(tree)
     objective = name_of(tree["objective"])
     if objective is not None:
@@ -208,7 +209,7 @@ def _with_functions(rewards: Tree) -> Tree:
     return sections
 
 
-def _with_target(task: Tree | None) -> Tree | None:
+def _with_target(task: Tree) -> Tree:
     """Read a task named ``module:object`` or ``problems.jsonl`` as the task of such things."""
     name = name_of(task)
     if name is None or not isinstance(task, dict) or name in TASKS.names():

@@ -36,11 +36,13 @@ GSM8K_SYSTEM = (
     "You are a math expert. You will be given a question to solve. Solve it step by step. "
     "Wrap the final answer in a \\boxed{}. \n" + _FORMAT
 )
+"""What a GSM8K question stands behind."""
 
 MATH500_SYSTEM = (
     "You are a math expert. You will be given a question to solve. Solve it step by step. "
     "Wrap the final answer in a \\boxed{}.\n" + _FORMAT
 )
+"""What a MATH-500 question stands behind."""
 
 COUNTDOWN_SYSTEM = (
     "Using only the provided numbers, create an arithmetic expression that evaluates to exactly "
@@ -49,6 +51,7 @@ COUNTDOWN_SYSTEM = (
     "final expression inside \\boxed{} tags without including an equals sign or the target "
     "number. For example: \\boxed{a + b * c}" + _FORMAT
 )
+"""What a Countdown question stands behind."""
 
 SUDOKU_SYSTEM = """
 Please solve the following 4x4 Sudoku puzzle. The puzzle is provided as a 16-character string \
@@ -71,6 +74,7 @@ Your step-by-step solving process
 [16-character solution string with no spaces or separators]
 </answer>
 """
+"""What a Sudoku puzzle stands behind."""
 
 
 def user_message(system: str, question: str) -> str:

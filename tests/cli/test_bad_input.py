@@ -126,8 +126,8 @@ def refuse(capsys: Capture, *arguments: str, code: int, text: str) -> Said:
         ("evaluation.split=tset", "must be 'test' or 'validation'; given 'tset'. Did you mean"),
         ("evaluation.sampler=null", "evaluation.sampler: must be a name, or a mapping"),
         ("task=[1]", "task: must be a name, or a mapping with a `name`; given [1]"),
-        ("task=''", "task: unknown name ''; accepted: countdown,"),
-        ("task.sed=1", "unknown key of task 'sudoku'; accepted: lazy_fraction,"),
+        ("task=''", "task: unknown name ''; accepted: code, countdown,"),
+        ("task.sed=1", "unknown key of task 'sudoku'; accepted: format, grader, lazy_fraction"),
         ("policy.model=''", "policy.model: must not be empty"),
         ("policy.scratch.d_model=15", "d_model 15 is no multiple of twice n_heads 4"),
         ("policy.scratch.characters=aa", "characters: 'a' is there more than once"),
@@ -138,7 +138,10 @@ def refuse(capsys: Capture, *arguments: str, code: int, text: str) -> Said:
         ("rewards=[]", "rewards: must not be empty; given []"),
         ("rewards=3", "rewards: must be a list; given 3"),
         ("rewards.5=task", "rewards.5: not an element of the list; accepted: 0 to 1"),
-        ("rewards=[tsak]", "unknown name 'tsak'; accepted: function, given_order, task. Did you"),
+        (
+            "rewards=[tsak]",
+            "unknown name 'tsak'; accepted: classifier, function, given_order, task. Did you",
+        ),
         ("rewards.0.weight=.nan", "rewards.0.weight: must be a finite number; given nan"),
         ("rewards=['mine.py:']", "must be module:function or file.py:function; given 'mine.py:'"),
         ("sampler.temperature=.inf", "sampler.temperature: must be a finite number"),
@@ -172,7 +175,7 @@ def test_wrong_settings_are_refused(capsys: Capture, setting: str, text: str) ->
         ("train --steps -3", "training.num_steps: must be greater than 0; given -3. (from --st"),
         ("train --max-seconds x", "'--max-seconds': 'x' is not a number"),
         ("train --max-seconds 1e999", "training.max_seconds: must be a finite number; given inf"),
-        ("train --recipe ''", "recipe: unknown name ''; accepted: digit_sum, sudoku"),
+        ("train --recipe ''", "recipe: unknown name ''; accepted: digit_sum, paper_eval, sudoku"),
         ("train --recipe gone.yaml", "recipe: no file gone.yaml; shipped: digit_sum"),
         ("train --config ''", "'--config': it is empty; give a path"),
         ("train --config gone.yaml", "gone.yaml: cannot be read: No such file or directory"),
@@ -359,8 +362,14 @@ def test_demonstrations_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("raise ValueError('a\\nb')", "reward function mine.py:f: ValueError: a b"),
-        ("import sys; sys.exit(3)", "reward function mine.py:f: SystemExit: 3"),
+        (
+            "raise ValueError('a\\nb')",
+            "reward function mine.py:f, row 0 (prompt 0, rollout 0): ValueError: a b",
+        ),
+        (
+            "import sys; sys.exit(3)",
+            "reward function mine.py:f, row 0 (prompt 0, rollout 0): SystemExit: 3",
+        ),
         ("return [1.0]", "returned 1 values for 4 rollouts"),
         ("return (1.0 for _ in completions)", "returned generator, not a list of 4 numbers"),
         ("return ['1'] * 4", "row 0 (prompt 0, rollout 0): '1' is not a finite number"),
@@ -462,7 +471,7 @@ def test_full_disk_leaves_no_output_behind(
     file_size_limit(8)
     text = "new/out: cannot be written: File too large."
     refuse(capsys, *GENERATE, "--prompt", "1", "--output", "new/out", code=1, text=text)
-    text = "new/out/completions.jsonl: cannot be written: File too large."
+    text = "new/out/unfinished/settings.json: cannot be written: File too large."
     refuse(capsys, "eval", "--set", SCRATCH, *few, code=1, text=text)
     text = "out/config.yaml: cannot be written: File too large."
     refuse(capsys, *TRAIN, code=1, text=text)

@@ -18,6 +18,8 @@ def evaluation(score: float, distinct: float) -> EvaluationResult:
     return EvaluationResult(
         split="test",
         headline="right",
+        accuracy=summarize(grades).mean,
+        accuracy_interval=(0.0, 1.0),
         figures={"right": summarize(grades)},
         num_examples=10,
         samples_per_prompt=2,

@@ -53,6 +53,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     result = EvaluationResult(
         split="test",
         headline="right",
+        accuracy=0.5,
+        accuracy_interval=(0.0, 1.0),
         figures={"right": summarize([[1.0], [0.0]])},
         num_examples=2,
         samples_per_prompt=1,
