@@ -66,7 +66,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt $(PLUGINS) | $(BIN)/python
 	@echo "Installing dmpo, its plugins and its tools into .venv (once, a few minutes)"
-	@$(INSTALL) -e '.[dev,docs]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
+	@$(INSTALL) -e '.[dev,docs,eval]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
 	@touch $(RUNTIME) $@
 
 $(BIN)/python:

@@ -44,10 +44,10 @@ from dmpo.registry import POLICIES, SAMPLERS
 from dmpo.settings import first_validation_message
 
 try:
-    from lm_eval.api.instance import Instance  # type: ignore[import-untyped]
-    from lm_eval.api.model import LM  # type: ignore[import-untyped]
-    from lm_eval.api.registry import model_registry  # type: ignore[import-untyped]
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import model_registry
+    from tqdm import tqdm
 except ImportError as error:
     raise ConfigError(
         f"dmpo.evaluation.harness: lm-eval 0.4.13 or later is needed ({error}); install it with "
@@ -171,7 +171,7 @@ class HarnessModel(LM):  # type: ignore[misc]  # the library carries no types
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> HarnessModel:
         """Build policy and model from ``key=value,key=value``."""
-        from lm_eval.utils import simple_parse_args_string  # type: ignore[import-untyped]
+        from lm_eval.utils import simple_parse_args_string
 
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
@@ -424,8 +424,8 @@ def evaluate_tasks(
     Raises:
         ConfigError: If there is no such task, or a setting is wrong.
     """
-    from lm_eval import simple_evaluate  # type: ignore[import-untyped]
-    from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     model = HarnessModel(policy, settings)
     path = None if include_path is None else os.fspath(include_path)
@@ -450,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: that of the error if one of the library's own is met, else 0.
     """
-    from lm_eval.__main__ import cli_evaluate  # type: ignore[import-untyped]
+    from lm_eval.__main__ import cli_evaluate
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     names = {argument.partition("=")[0] for argument in given}
