@@ -11,7 +11,19 @@ from typing import Any
 
 from dmpo.errors import ConfigError, nearest_name
 
-__all__ = ["load_object"]
+__all__ = ["checked_target", "load_object"]
+
+
+def checked_target(target: str, kind: str = "name") -> str:
+    """Return a target that has both of its parts.
+
+    Raises:
+        ValueError: If it has not; the message calls the second one ``kind``.
+    """
+    source, _, name = target.rpartition(":")
+    if not (source and name):
+        raise ValueError(f"must be module:{kind} or file.py:{kind}")
+    return target
 
 
 def load_object(target: str, option: str, kind: str = "object") -> Any:

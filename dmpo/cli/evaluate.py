@@ -173,12 +173,16 @@ def _regrade(
     from dmpo.config.evaluations import evaluations, form_layer
     from dmpo.config.run import DEFAULT_RECIPE
     from dmpo.evaluation.saved import regraded
+    from dmpo.tasks.sources import read_rows
 
     layers: list[Any] = []
     if recipe is not None or config is not None:
         layers, _, _ = settings_layers(recipe, config, default_recipe=DEFAULT_RECIPE)
-    found = evaluations([*layers, form_layer(name, completions)], layer, [name], [])[0]
-    result = regraded(build_task(found.config.task), completions, "--from-completions")
+    option = "--from-completions"
+    rows = read_rows(completions, option)
+    found = evaluations([*layers, form_layer(name, rows[0].values)], layer, [name], [])[0]
+    origin = f"{option}: {completions}"
+    result = regraded(build_task(found.config.task), rows, origin)
     typer.echo(f"{completions} on {name}")
     _show_and_save([(found, result)], output)
 
@@ -266,10 +270,7 @@ def _show_and_save(results: list[tuple[Any, Any]], output: Path | None) -> None:
     if output is None:
         return
     if output.suffix == ".json":
-        facts = [{"task": cell.task, "gen_length": cell.gen_length} for cell, _ in results]
-        graders = [cell.config.task.parameters.get("grader", "default") for cell, _ in results]
-        facts = [{**fact, "grader": grader} for fact, grader in zip(facts, graders, strict=True)]
-        write_figures(output, list(zip(facts, named.values(), strict=True)))
+        write_figures(output, [(cell.facts, result) for cell, result in results])
     else:
         single = len(named) == 1
         for heading, result in named.items():

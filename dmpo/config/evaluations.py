@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from dmpo.config.layers import Tree, assigned, merged, sourced
 from dmpo.config.resolve import resolve_run
 from dmpo.config.run import RunConfig
 from dmpo.registry import TASKS
-from dmpo.tasks.sources import read_rows
 
 __all__ = ["Evaluation", "evaluations", "form_layer"]
 
@@ -31,6 +30,12 @@ class Evaluation:
     def heading(self) -> str:
         """What tables and files call it."""
         return f"{self.task.replace('/', '_').replace(':', '_')}-{self.gen_length}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was measured."""
+        grader = self.config.task.parameters.get("grader", "default")
+        return {"task": self.task, "gen_length": self.gen_length, "grader": grader}
 
 
 def evaluations(
@@ -63,18 +68,13 @@ def evaluations(
     return found
 
 
-def form_layer(task: str, completions: Path) -> Tree:
-    """Return what saved completions say of how their problems were written, as a layer.
+def form_layer(task: str, record: Mapping[str, Any]) -> Tree:
+    """Return what a saved completion says of how its problem was written, as a layer.
 
-    Completions that :func:`~dmpo.evaluation.saved.write_completions` did not write are taken
-    to be in the paper's format.
-
-    Raises:
-        DataError: If the file cannot be read.
+    One that :func:`~dmpo.evaluation.saved.write_completions` did not write is taken to be in the
+    paper's format.
     """
-    has_forms = task in TASKS.names() and "format" in TASKS.load(task).Config.model_fields
-    if not has_forms:
+    if task not in TASKS.names() or "format" not in TASKS.load(task).Config.model_fields:
         return {}
-    first = read_rows(completions, "--from-completions")[0].values
-    form = "paper" if "columns" not in first or first.get("prefill") else "compact"
+    form = "paper" if "columns" not in record or record.get("prefill") else "compact"
     return sourced({"task": {"name": task, "format": form}}, "--from-completions")

@@ -100,12 +100,19 @@ class Evaluator:
                 num_rollouts=self._settings.samples_per_prompt,
                 generator=_generator(generator, start),
             )
-        completions = graded(self._task, chunk, rollouts, first_index=start)
+        samples = self._settings.samples_per_prompt
+        completions = graded(
+            self._task,
+            [(example, text) for n, example in enumerate(chunk) for text in rollouts.texts[n]],
+            indices=[start + row // samples for row in range(rollouts.num_rows)],
+            lengths=rollouts.answer_mask.sum(-1).flatten().tolist(),
+            entropies=_mean_entropies(rollouts),
+        )
         return EvaluatedChunk(
             first_index=start,
             num_forwards=rollouts.num_forwards,
             seconds=time.perf_counter() - began,
-            completions=tuple(completions),
+            completions=completions,
         )
 
     def result(self, chunks: Sequence[EvaluatedChunk]) -> EvaluationResult:
@@ -121,34 +128,38 @@ class Evaluator:
 
 
 def graded(
-    task: Task, examples: Sequence[Example], rollouts: Rollouts, *, first_index: int
-) -> list[EvaluatedCompletion]:
-    """Return the completions of rollouts with their grades, problem by problem."""
-    pairs = [
-        (example, text)
-        for example, texts in zip(examples, rollouts.texts, strict=True)
-        for text in texts
-    ]
-    lengths = rollouts.answer_mask.sum(-1).flatten().tolist()
-    entropies = _mean_entropies(rollouts)
-    samples = rollouts.num_rollouts
-    return [
+    task: Task,
+    pairs: Sequence[tuple[Example, str]],
+    *,
+    indices: Sequence[int],
+    lengths: Sequence[int | None],
+    entropies: Sequence[float | None],
+) -> tuple[EvaluatedCompletion, ...]:
+    """Return completions with their grades.
+
+    Args:
+        task: Whose grader counts.
+        pairs: Problem and completion, one a row.
+        indices: Position of each row's problem in the split.
+        lengths: Answer tokens of each row.
+        entropies: Of each row, mean in nats.
+    """
+    rows = zip(pairs, task.grade_all(pairs), indices, lengths, entropies, strict=True)
+    return tuple(
         EvaluatedCompletion(
-            index=first_index + row // samples,
+            index=index,
             prompt=example.prompt,
             completion=text,
             answer=task.read_answer(example, text),
             grades=dict(grades),
-            length=lengths[row],
+            length=length,
             num_questions=task.num_questions(example),
-            entropy=entropies[row],
+            entropy=entropy,
             prefill=example.prefill,
             columns=example.columns,
         )
-        for row, ((example, text), grades) in enumerate(
-            zip(pairs, task.grade_all(pairs), strict=True)
-        )
-    ]
+        for (example, text), grades, index, length, entropy in rows
+    )
 
 
 def _mean_entropies(rollouts: Rollouts) -> list[float | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dmpo.errors import DataError
+from dmpo.evaluation.evaluator import graded
 from dmpo.evaluation.figures import Figure
 from dmpo.evaluation.summary import (
     EvaluatedChunk,
@@ -21,7 +22,7 @@ from dmpo.evaluation.summary import (
 from dmpo.evaluation.table import evaluation_json, evaluation_markdown, evaluation_record
 from dmpo.files import replace_text
 from dmpo.tasks.base import Task
-from dmpo.tasks.sources import read_rows
+from dmpo.tasks.sources import Row
 
 __all__ = ["read_tables", "regraded", "write_completions", "write_figures", "write_tables"]
 
@@ -74,7 +75,7 @@ def read_tables(directory: Path) -> dict[str, EvaluationResult]:
         raise DataError(f"{path}: not an evaluation that dmpo saved ({error!r}).") from error
 
 
-def regraded(task: Task, path: Path, option: str) -> EvaluationResult:
+def regraded(task: Task, rows: Sequence[Row], option: str) -> EvaluationResult:
     """Grade saved completions, one a row, whoever sampled them.
 
     A row has ``completion`` and what the task needs to know its problem again: ``prompt`` and
@@ -83,49 +84,40 @@ def regraded(task: Task, path: Path, option: str) -> EvaluationResult:
 
     Args:
         task: Whose grader counts.
-        path: JSONL, JSON, CSV or Parquet.
-        option: What messages call the file.
+        rows: At least one.
+        option: What messages call where they are from.
 
     Raises:
-        DataError: If the file cannot be read, or a row does not say what it answers.
+        DataError: If a row does not say what it answers, or problems have different numbers of
+            completions.
     """
     began = time.perf_counter()
-    pairs, indices, lengths = [], [], []
-    for position, row in enumerate(read_rows(path, option)):
+    pairs = []
+    for row in rows:
         try:
             pairs.append((task.from_record(row.values), _completion(row.values)))
         except DataError as error:
             raise DataError(f"{row.origin}: {error}") from None
-        indices.append(int(row.values.get("index", position)))
-        lengths.append(row.values.get("length"))
-    completions = [
-        EvaluatedCompletion(
-            index=index,
-            prompt=example.prompt,
-            completion=text,
-            answer=task.read_answer(example, text),
-            grades=dict(grades),
-            length=length,
-            num_questions=task.num_questions(example),
-            prefill=example.prefill,
-            columns=example.columns,
-        )
-        for (example, text), grades, index, length in zip(
-            pairs, task.grade_all(pairs), indices, lengths, strict=True
-        )
-    ]
+    indices = [int(row.values.get("index", position)) for position, row in enumerate(rows)]
+    completions = graded(
+        task,
+        pairs,
+        indices=indices,
+        lengths=[row.values.get("length") for row in rows],
+        entropies=[row.values.get("entropy") for row in rows],
+    )
     counts = Counter(indices)
     if len(set(counts.values())) > 1:
         (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
         raise DataError(
-            f"{option}: {path}: problem {most} has {many} completions and problem {least} has "
+            f"{option}: problem {most} has {many} completions and problem {least} has "
             f"{few}; every problem needs as many."
         )
     chunk = EvaluatedChunk(
         first_index=0,
         num_forwards=0,
         seconds=time.perf_counter() - began,
-        completions=tuple(completions),
+        completions=completions,
     )
     return evaluation_result([chunk], headline=task.headline, split="saved completions")
 

@@ -21,7 +21,7 @@ from dmpo.registry import PluginConfig
 from dmpo.rewards.base import RewardModel
 from dmpo.rewards.running import row_name, row_of, run_within
 from dmpo.tasks.base import Task
-from dmpo.user_code import load_object
+from dmpo.user_code import checked_target, load_object
 
 __all__ = ["FunctionReward", "FunctionRewardConfig", "TrainerState"]
 
@@ -39,10 +39,7 @@ class FunctionRewardConfig(PluginConfig):
     @field_validator("target")
     @classmethod
     def _has_two_parts(cls, target: str) -> str:
-        source, _, name = target.rpartition(":")
-        if not (source and name):
-            raise ValueError("must be module:function or file.py:function")
-        return target
+        return checked_target(target, "function")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,20 +9,19 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal, final
+from typing import Any, final
 
 from pydantic import Field
 
 from dmpo.errors import DataError
 from dmpo.records import Example, Split
-from dmpo.registry import PluginConfig
 from dmpo.tasks.base import Task
 from dmpo.tasks.formats import soft_format, strict_format, tag_count
 from dmpo.tasks.numbers import exact_number, format_number, number_in
 from dmpo.tasks.prompting import GSM8K_SYSTEM, PREFILL, paper_answer, user_message
 from dmpo.tasks.published import published_gsm8k
 from dmpo.tasks.reading import answer_candidates, until_end_of_turn
-from dmpo.tasks.word_problems import read_problems, split_problems, text_column
+from dmpo.tasks.word_problems import WordProblemsConfig, sourced_examples, text_column
 
 __all__ = ["Gsm8kConfig", "Gsm8kTask", "gsm8k_example"]
 
@@ -32,7 +31,7 @@ FINAL = "####"
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
-class Gsm8kConfig(PluginConfig):
+class Gsm8kConfig(WordProblemsConfig):
     """Parameters of :class:`Gsm8kTask`."""
 
     train_source: str = Field(
@@ -40,16 +39,6 @@ class Gsm8kConfig(PluginConfig):
     )
     test_source: str = Field(
         "openai/gsm8k", min_length=1, description="The same for the test problems."
-    )
-    grader: Literal["default", "published"] = Field(
-        "default", description="`published`: the verdicts of d1's parser, mistakes included."
-    )
-    validation_size: int = Field(
-        256, ge=1, description="Training problems that are kept for validation."
-    )
-    seed: int = Field(0, ge=0, description="Seed of the cut.")
-    response_length: int = Field(
-        256, ge=1, description="Tokens that an answer needs, end included."
     )
 
 
@@ -88,7 +77,7 @@ class Gsm8kTask(Task):
         Raises:
             DataError: If a source is missing, unreadable, empty, or not as described.
         """
-        return _test(self.config) if split == "test" else _examples(self.config)[split]
+        return sourced_examples(self.config, split, example_of=_example, subset=HUB_SUBSET)
 
     def from_record(self, record: Mapping[str, Any]) -> Example:
         """Return the problem of a saved completion: ours, or ``question`` and ``reference``.
@@ -187,28 +176,3 @@ def _example(row: Mapping[str, Any]) -> Example:
     solution, marker, answer = text.rpartition(FINAL)
     way = _CALCULATION.sub("", solution).strip() if marker else None
     return gsm8k_example(question, answer, solution=way)
-
-
-@functools.lru_cache(maxsize=8)
-def _test(config: Gsm8kConfig) -> tuple[Example, ...]:
-    return tuple(_problems(config.test_source, "test"))
-
-
-@functools.lru_cache(maxsize=8)
-def _examples(config: Gsm8kConfig) -> Mapping[Split, tuple[Example, ...]]:
-    return split_problems(
-        _problems(config.train_source, "train"),
-        _test(config),
-        num_validation=config.validation_size,
-        seed=config.seed,
-    )
-
-
-def _problems(source: str, split: str) -> list[Example]:
-    return read_problems(
-        source,
-        split=split,
-        option=f"task.{split}_source",
-        subset=HUB_SUBSET,
-        example_of=_example,
-    )

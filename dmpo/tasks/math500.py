@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import os
 import random
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, final
 
 from pydantic import Field
 
 from dmpo.errors import DataError
 from dmpo.records import Example, Split
-from dmpo.registry import PluginConfig
 from dmpo.tasks.base import Task
 from dmpo.tasks.formats import boxed_format
 from dmpo.tasks.mathematics import equivalent
 from dmpo.tasks.prompting import MATH500_SYSTEM, PREFILL, paper_answer, user_message
 from dmpo.tasks.published import published_math
 from dmpo.tasks.reading import answer_candidates, boxed_contents, until_end_of_turn
-from dmpo.tasks.word_problems import read_problems, split_problems, text_column
+from dmpo.tasks.word_problems import WordProblemsConfig, sourced_examples, text_column
 
 __all__ = ["Math500Config", "Math500Task", "math500_example"]
 
@@ -31,7 +29,7 @@ _FORMULA = re.compile(r"\\\((.+?)\\\)|\\\[(.+?)\\\]|\$\$?([^$]+)\$", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
-class Math500Config(PluginConfig):
+class Math500Config(WordProblemsConfig):
     """Parameters of :class:`Math500Task`."""
 
     train_source: str = Field(
@@ -42,18 +40,8 @@ class Math500Config(PluginConfig):
     test_source: str = Field(
         "HuggingFaceH4/MATH-500", min_length=1, description="The same for the test problems."
     )
-    grader: Literal["default", "published"] = Field(
-        "default", description="`published`: the verdicts of d1's parser, mistakes included."
-    )
-    validation_size: int = Field(
-        256, ge=1, description="Training problems that are kept for validation."
-    )
-    seed: int = Field(0, ge=0, description="Seed of the cut.")
     time_limit: float = Field(
         5.0, gt=0, le=60, description="Seconds for one comparison by math-verify; then: not equal."
-    )
-    response_length: int = Field(
-        256, ge=1, description="Tokens that an answer needs, end included."
     )
 
 
@@ -86,7 +74,7 @@ class Math500Task(Task):
         Raises:
             DataError: If a source is missing, unreadable, empty, or not as described.
         """
-        return _test(self.config) if split == "test" else _examples(self.config)[split]
+        return sourced_examples(self.config, split, example_of=_example)
 
     def from_record(self, record: Mapping[str, Any]) -> Example:
         """Return the problem of a saved completion: ours, or ``question`` and ``reference``.
@@ -172,28 +160,3 @@ def _example(row: Mapping[str, Any]) -> Example:
             raise DataError("there is neither an `answer` nor a box in the `solution`.")
         return math500_example(question, boxes[-1], solution=solution)
     return math500_example(question, text_column(row, "answer"), solution=solution)
-
-
-@functools.lru_cache(maxsize=8)
-def _test(config: Math500Config) -> tuple[Example, ...]:
-    return tuple(_problems(config.test_source, "test"))
-
-
-@functools.lru_cache(maxsize=8)
-def _examples(config: Math500Config) -> Mapping[Split, tuple[Example, ...]]:
-    return split_problems(
-        _problems(config.train_source, "train"),
-        _test(config),
-        num_validation=config.validation_size,
-        seed=config.seed,
-    )
-
-
-def _problems(source: str, split: str) -> list[Example]:
-    return read_problems(
-        source,
-        split=split,
-        option=f"task.{split}_source",
-        subset=None,
-        example_of=_example,
-    )

@@ -13,7 +13,7 @@ from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
 from dmpo.settings import first_validation_message
 from dmpo.tasks.base import Task
-from dmpo.user_code import load_object
+from dmpo.user_code import checked_target, load_object
 
 __all__ = ["ObjectTask", "ObjectTaskConfig"]
 
@@ -32,10 +32,7 @@ class ObjectTaskConfig(PluginConfig):
     @field_validator("target")
     @classmethod
     def _has_two_parts(cls, target: str) -> str:
-        source, _, name = target.rpartition(":")
-        if not (source and name):
-            raise ValueError("must be module:name or file.py:name")
-        return target
+        return checked_target(target)
 
 
 @final

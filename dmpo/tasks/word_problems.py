@@ -2,15 +2,90 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from dmpo.errors import DataError
 from dmpo.records import Example, Split
+from dmpo.registry import PluginConfig
 from dmpo.tasks.sources import read_source
 from dmpo.tasks.splits import shuffled_split
 
-__all__ = ["read_problems", "split_problems", "text_column"]
+__all__ = [
+    "WordProblemsConfig",
+    "read_problems",
+    "sourced_examples",
+    "split_problems",
+    "text_column",
+]
+
+ExampleOf = Callable[[Mapping[str, Any]], Example]
+"""Makes a problem of a row, or raises DataError."""
+
+
+class WordProblemsConfig(PluginConfig):
+    """What tasks of problems with one answer, read from two sources, have in common."""
+
+    train_source: str = Field(
+        min_length=1, description="Hub id, or a JSON, JSONL, CSV or Parquet file."
+    )
+    test_source: str = Field(min_length=1, description="The same for the test problems.")
+    grader: Literal["default", "published"] = Field(
+        "default", description="`published`: the verdicts of d1's parser, mistakes included."
+    )
+    validation_size: int = Field(
+        256, ge=1, description="Training problems that are kept for validation."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the cut.")
+    response_length: int = Field(
+        256, ge=1, description="Tokens that an answer needs, end included."
+    )
+
+
+def sourced_examples(
+    config: WordProblemsConfig, split: Split, *, example_of: ExampleOf, subset: str | None = None
+) -> tuple[Example, ...]:
+    """Return the problems of a split in the order of the source; each source is read once.
+
+    Args:
+        config: Names the sources.
+        split: The test split needs the test source alone.
+        example_of: Makes a problem of a row.
+        subset: Configuration of a hub's data set.
+
+    Raises:
+        DataError: If a source cannot be read, or a row is no problem.
+    """
+    if split == "test":
+        return _test(config, example_of, subset)
+    return _parts(config, example_of, subset)[split]
+
+
+@functools.lru_cache(maxsize=8)
+def _test(
+    config: WordProblemsConfig, example_of: ExampleOf, subset: str | None
+) -> tuple[Example, ...]:
+    return tuple(_problems(config.test_source, "test", example_of, subset))
+
+
+@functools.lru_cache(maxsize=8)
+def _parts(
+    config: WordProblemsConfig, example_of: ExampleOf, subset: str | None
+) -> Mapping[Split, tuple[Example, ...]]:
+    return split_problems(
+        _problems(config.train_source, "train", example_of, subset),
+        _test(config, example_of, subset),
+        num_validation=config.validation_size,
+        seed=config.seed,
+    )
+
+
+def _problems(source: str, split: str, example_of: ExampleOf, subset: str | None) -> list[Example]:
+    option = f"task.{split}_source"
+    return read_problems(source, split=split, option=option, subset=subset, example_of=example_of)
 
 
 def read_problems(
@@ -19,7 +94,7 @@ def read_problems(
     split: str,
     option: str,
     subset: str | None,
-    example_of: Callable[[Mapping[str, Any]], Example],
+    example_of: ExampleOf,
 ) -> list[Example]:
     """Return the problems of a source, in order.
 
