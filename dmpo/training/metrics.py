@@ -21,6 +21,7 @@ __all__ = [
     "METRICS",
     "OBJECTIVE_NAMES",
     "buffer_metrics",
+    "cost_metrics",
     "log_ratio_warnings",
     "missing_warnings",
     "named_by_objective",
@@ -231,16 +232,23 @@ def step_metrics(batch: Batch) -> dict[str, float]:
 
 def phase_metrics(totals: PhaseTotals) -> dict[str, float]:
     """Return tokens, operations and seconds by phase, and their sums over training."""
+    return {
+        **{f"tokens/{phase}": float(count) for phase, count in totals.tokens.items()},
+        **{f"flops/{phase}": float(count) for phase, count in totals.flops.items()},
+        **cost_metrics(totals),
+        **{f"time/{phase}": value for phase, value in totals.seconds.items()},
+    }
+
+
+def cost_metrics(totals: PhaseTotals) -> dict[str, float]:
+    """Return tokens and operations over all phases of training."""
     seconds = math.fsum(of_training(totals.seconds).values())
     model = float(model_tokens(totals.tokens))
     return {
-        **{f"tokens/{phase}": float(count) for phase, count in totals.tokens.items()},
         "tokens/forward": float(sum(of_training(totals.tokens).values())),
         "tokens/backward": float(totals.tokens["loss"]),
         "tokens/model": model,
         "tokens/per_second": model / seconds if seconds > 0 else 0.0,
-        **{f"flops/{phase}": float(count) for phase, count in totals.flops.items()},
         "flops/forward": float(sum(of_training(totals.forward_flops).values())),
         "flops/backward": float(sum(of_training(totals.backward_flops).values())),
-        **{f"time/{phase}": value for phase, value in totals.seconds.items()},
     }

@@ -35,7 +35,9 @@ from dmpo.training.denoising import (
 from dmpo.training.engine import Engine, Update, divergence
 from dmpo.training.events import Observer, StepDone
 from dmpo.training.interruption import Interruption
+from dmpo.training.metrics import cost_metrics
 from dmpo.training.optimization import OptimizationSettings, Schedule
+from dmpo.training.phases import PhaseMeter
 from dmpo.training.prompts import prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
 from dmpo.training.run_directory import RunDirectory
@@ -131,6 +133,8 @@ class SftTrainer:
         self._engine = Engine(policy, settings, output)
         self._rows = self._engine.share(settings.batch_rows, "batch_rows")
         self._observers = tuple(observers)
+        self._meter = PhaseMeter(policy)
+        self._model_tokens = self._model_flops = 0.0
         self._cursors: Counter[str] = Counter()
         self._skipped = self._skipped_in_a_row = 0
         self._has_stepped = False
@@ -164,7 +168,6 @@ class SftTrainer:
     def _run(self) -> dict[str, EvaluationResult]:
         settings, started = self._settings, time.perf_counter()
         losses: list[float] = []
-        tokens = self._policy.forward_tokens
         for step in range(settings.num_steps):
             loss, update = self._gradient_step(step)
             self._has_stepped = True
@@ -175,14 +178,13 @@ class SftTrainer:
                 raise divergence(self._skipped_in_a_row, self._directory.path)
             if (step + 1) % settings.log_every and step + 1 < settings.num_steps and not stops:
                 continue
-            seconds = time.perf_counter() - started
             metrics = {
                 "loss/total": sum(losses) / len(losses),
                 "optimizer/gradient_norm": update.gradient_norm,
                 "optimizer/learning_rate": update.learning_rate,
                 "optimizer/skipped_steps": float(self._skipped),
-                "tokens/per_second": 3 * (self._policy.forward_tokens - tokens) / seconds,
-                "time/total": seconds,
+                **self._cost(),
+                "time/total": time.perf_counter() - started,
             }
             losses.clear()
             self._report(step + 1, metrics)
@@ -197,7 +199,7 @@ class SftTrainer:
         batch = self._batch(step)
         slices = split_rows(batch, settings.micro_batch_rows or self._rows)
         dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
-        with seeded_dropout(dropout_seed, self._policy.device):
+        with self._meter.phase("loss"), seeded_dropout(dropout_seed, self._policy.device):
             losses = self._engine.backward(slices, functools.partial(denoising_loss, self._policy))
         update = self._engine.update(losses["total"])
         self._skipped += update.is_skipped
@@ -236,6 +238,14 @@ class SftTrainer:
             coefficient=coefficient,
             num_rows_in_batch=len(mine),
         )
+
+    def _cost(self) -> dict[str, float]:
+        """Return tokens and operations since the last line and in all, means over ranks."""
+        metrics = self._engine.mean(cost_metrics(self._meter.take()))
+        self._model_tokens += metrics["tokens/model"]
+        self._model_flops += metrics["flops/forward"] + metrics["flops/backward"]
+        totals = {"tokens/model_total": self._model_tokens, "flops/total": self._model_flops}
+        return {**metrics, **totals}
 
     def _report(self, step: int, metrics: dict[str, float]) -> None:
         if not self._engine.is_main:

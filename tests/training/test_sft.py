@@ -49,6 +49,19 @@ def test_fine_tuning_learns_what_is_demonstrated_and_leaves_everything_behind(
     assert all(torch.equal(tensor, saved[name]) for name, tensor in weights_of(policy).items())
 
 
+def test_fine_tuning_tells_what_it_cost_in_tokens_and_operations(tmp_path: Path) -> None:
+    policy = small_policy()
+    tasks = [SftTask(name="count", task=CountingTask())]
+    SftTrainer(policy, tasks, SftSettings(**SETTINGS), seed=0, output=tmp_path).train()
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert metrics[-1]["tokens/model_total"] == 3 * policy.forward_tokens
+    assert sum(line["tokens/backward"] for line in metrics) == policy.forward_tokens
+    assert metrics[-1]["flops/total"] == policy.forward_flops + policy.backward_flops
+    assert policy.backward_flops > policy.forward_flops > 0
+    assert all(line["tokens/per_second"] > 0 for line in metrics)
+
+
 @pytest.mark.parametrize("masking", ["count", "bernoulli"])
 def test_seed_decides_the_outcome_and_the_cut_does_not(tmp_path: Path, masking: str) -> None:
     outcomes = []
