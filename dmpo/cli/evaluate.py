@@ -18,6 +18,7 @@ from dmpo.cli.options import (
     command_layer,
     free_directory,
     path,
+    real_number,
     settings_layers,
     whole_number,
 )
@@ -65,6 +66,10 @@ def evaluate(
         ),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(parser=real_number, metavar="<float>", help="0: the likeliest tokens."),
+    ] = None,
     grader: Annotated[
         str | None, typer.Option(help="default, or published: as the paper's parser has it.")
     ] = None,
@@ -88,7 +93,7 @@ def evaluate(
 ) -> None:
     """Measure a policy on tasks: greedy accuracy, unless told otherwise.
 
-    Other parameters are flags, too: --evaluation.sampler.temperature 0.7, --task.seed 1. With
+    Other parameters are flags, too: --evaluation.sampler.block_length 8, --task.seed 1. With
     --output, tables and completions are saved.
     """
     from dmpo.config.evaluations import evaluations
@@ -98,7 +103,7 @@ def evaluate(
     if run is not None and (recipe or config or policy or model):
         raise ConfigError("--run: the run has its settings and its checkpoint already.")
     if from_completions is not None:
-        _check_nothing_is_sampled(task, run, model, gen_length, samples, sampler)
+        _check_nothing_is_sampled(task, run, model, gen_length, samples, sampler, temperature)
     layer = command_layer(
         context,
         sections=tuple(RunConfig.model_fields),
@@ -110,6 +115,7 @@ def evaluate(
             "--num-examples": ("evaluation.num_examples", num_examples),
             "--samples": ("evaluation.samples_per_prompt", samples),
             "--sampler": ("evaluation.sampler", sampler),
+            "--temperature": ("evaluation.sampler.temperature", temperature),
             "--grader": ("task.grader", grader),
             "--seed": ("seed", seed),
         },
@@ -156,7 +162,7 @@ def _check_nothing_is_sampled(task: str | None, *others: Any) -> None:
     if any(other is not None for other in others):
         raise ConfigError(
             "--from-completions: nothing is sampled; leave out --run, --model, --gen-length, "
-            "--samples and --sampler."
+            "--samples, --sampler and --temperature."
         )
 
 
@@ -196,8 +202,13 @@ def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) ->
 
     unfinished = _unfinished(output)
     tasks = [build_task(cell.config.task) for cell in cells]
+    # What is wrong shows before a model loads.
+    evaluators = [
+        build_evaluator(cell.config.evaluation, task)
+        for cell, task in zip(cells, tasks, strict=True)
+    ]
     for cell, task in zip(cells, tasks, strict=True):
-        task.examples(cell.config.evaluation.split)  # what is wrong shows before a model loads
+        task.examples(cell.config.evaluation.split)
     settings = cells[0].config
     policy = build_policy(settings.policy)
     for cell, task in zip(cells, tasks, strict=True):
@@ -210,10 +221,10 @@ def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) ->
     if unfinished is not None and is_main_process():
         check_settings(unfinished, [cell.config.model_dump(mode="json") for cell in cells])
     results = []
-    for cell, task in zip(cells, tasks, strict=True):
+    for cell, evaluator in zip(cells, evaluators, strict=True):
         progress = None if unfinished is None else Progress(unfinished / cell.heading, rank)
         result = evaluate_shared(
-            build_evaluator(cell.config.evaluation, task),
+            evaluator,
             policy,
             generator_for(settings.seed, 0, 0, "evaluation"),
             rank=rank,

@@ -163,9 +163,20 @@ def _likelihood(section: PluginSection) -> Likelihood:
 
 
 def build_evaluator(section: EvaluationSection, task: Task) -> Evaluator:
-    """Build the evaluator with its own sampler."""
+    """Build the evaluator with its own sampler.
+
+    Raises:
+        ConfigError: If several samples of a problem are asked for, and all would be alike.
+    """
     settings = EvaluationSettings.model_validate(section.model_dump(exclude={"sampler"}))
-    return Evaluator(task, build_sampler(section.sampler), settings)
+    sampler = build_sampler(section.sampler)
+    if settings.samples_per_prompt > 1 and sampler.is_deterministic:
+        raise ConfigError(
+            f"evaluation.samples_per_prompt: {settings.samples_per_prompt} samples by "
+            f"{section.sampler.name!r} at temperature 0 would be alike; set "
+            "evaluation.sampler.temperature above 0."
+        )
+    return Evaluator(task, sampler, settings)
 
 
 def build_light_parts(config: RunConfig) -> LightParts:
@@ -177,6 +188,7 @@ def build_light_parts(config: RunConfig) -> LightParts:
     task = build_task(config.task)
     sampler = build_sampler(config.sampler)
     _check_path(config, sampler)
+    _check_group(config, sampler)
     reward = build_reward(config.rewards)
     return LightParts(
         task=task,
@@ -199,6 +211,23 @@ def _check_path(config: RunConfig, sampler: Sampler) -> None:
                 f"{config.sampler.name!r} with these settings records none; use sampler 'roar', "
                 "'peaked' or 'entropy_bound' at a temperature above 0, or another likelihood."
             )
+
+
+def _check_group(config: RunConfig, sampler: Sampler) -> None:
+    """Refuse an N that the sampler cannot have, and groups of equal rollouts."""
+    asked = config.training.rollouts_per_prompt
+    if sampler.is_deterministic:
+        raise ConfigError(
+            f"sampler: the {asked} rollouts of a prompt by {config.sampler.name!r} at temperature "
+            "0 would be alike, and a group without spread teaches nothing; set "
+            "sampler.temperature above 0."
+        )
+    if sampler.num_rollouts not in (None, asked):
+        raise ConfigError(
+            f"training.rollouts_per_prompt: {asked} rollouts are asked for, and sampler "
+            f"{config.sampler.name!r} has {sampler.num_rollouts} of each prompt; set it to "
+            f"{sampler.num_rollouts}."
+        )
 
 
 def build_training_parts(config: RunConfig, light: LightParts) -> TrainingParts:

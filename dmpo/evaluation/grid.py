@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dmpo.evaluation.summary import EvaluationResult
-from dmpo.evaluation.table import FittedTable
+from dmpo.evaluation.table import FittedTable, markdown_table
 
 __all__ = ["grid_markdown", "grid_table"]
 
@@ -48,14 +48,11 @@ def grid_table(results: Grid) -> RenderableType:
 
 def grid_markdown(results: Grid) -> str:
     """Return the same tables as Markdown."""
-    lines: list[str] = []
-    for title, cell in CELLS.items():
-        lengths, rows = _rows(results, cell)
-        lines += [f"{title}:", "", "| task | " + " | ".join(lengths) + " |"]
-        lines += ["| --- |" + " ---: |" * len(lengths)]
-        lines += [f"| {task} | " + " | ".join(cells) + " |" for task, cells in rows]
-        lines.append("")
-    return "\n".join(lines)
+    tables = (
+        f"{title}:\n\n{markdown_table('task', *_rows(results, cell))}"
+        for title, cell in CELLS.items()
+    )
+    return "\n".join(tables)
 
 
 def _rows(

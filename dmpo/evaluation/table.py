@@ -22,6 +22,7 @@ __all__ = [
     "evaluation_markdown",
     "evaluation_record",
     "evaluation_table",
+    "markdown_table",
 ]
 
 UNBOUNDED = 10_000
@@ -74,12 +75,22 @@ class FittedTable:
 
 def evaluation_markdown(results: Mapping[str, EvaluationResult]) -> str:
     """Return the same table as Markdown."""
-    lines = [
-        "| | " + " | ".join(results) + " |",
-        "| --- |" + " ---: |" * len(results),
-    ]
-    lines += [f"| {label} | " + " | ".join(cells) + " |" for label, cells in _rows(results)]
-    return "\n".join(lines) + "\n"
+    return markdown_table("", list(results), _rows(results))
+
+
+def markdown_table(
+    corner: str, headings: Sequence[str], rows: Sequence[tuple[str, list[str]]]
+) -> str:
+    """Return a table as Markdown, a line end behind each row.
+
+    Args:
+        corner: Heading of the first column.
+        headings: One of each column behind it.
+        rows: A row's label and its cells.
+    """
+    lines = [[corner, *headings], ["---"] + ["---:"] * len(headings)]
+    lines += [[label, *cells] for label, cells in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def evaluation_record(result: EvaluationResult) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class Sampler(ABC):
 
     records_path: bool
     """Whether, with its settings, rollouts carry the exact log-probabilities of their path."""
+    is_deterministic: bool = False
+    """Whether, with its settings, all completions of a prompt are alike."""
+    num_rollouts: int | None = None
+    """N where there is no choice; None: as many completions of a prompt as are asked for."""
 
     @abstractmethod
     def sample(

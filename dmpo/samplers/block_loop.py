@@ -126,6 +126,8 @@ class UnmaskingRule(ABC):
     sees_tokens: ClassVar[bool]
     """Whether ``reveal`` looks at the drawn tokens (or revises old ones): then their
     log-probabilities do not add up to the path's, and none are recorded."""
+    draws_order: ClassVar[bool] = False
+    """Whether the order is drawn: then completions differ even at temperature 0."""
 
     @abstractmethod
     def candidates(self, state: BlockState) -> Bool[Tensor, "S L"]:

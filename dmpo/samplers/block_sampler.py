@@ -32,7 +32,9 @@ class BlockSampler(Sampler):
         """Keep the settings, an instance of the class's own ``Config``."""
         self.config = config
         is_exact = config.cache == "none" and getattr(config, "cfg_scale", 0.0) == 0
-        self.records_path = records_path(self.rule(), config, is_exact=is_exact)
+        rule = self.rule()
+        self.records_path = records_path(rule, config, is_exact=is_exact)
+        self.is_deterministic = config.temperature == 0 and not rule.draws_order
 
     @abstractmethod
     def rule(self) -> UnmaskingRule:

@@ -56,6 +56,7 @@ class GivenSampler(Sampler):
         """Keep the config."""
         self.config = config
         self.records_path = False
+        self.num_rollouts = len(config.columns)
 
     def sample(
         self,

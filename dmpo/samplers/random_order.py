@@ -35,6 +35,7 @@ class RandomOrderRule(UnmaskingRule):
     """
 
     sees_tokens = False
+    draws_order = True
 
     def __init__(self, schedule: tuple[int, ...]) -> None:
         """Turn the schedule into the ranks at which each step ends."""

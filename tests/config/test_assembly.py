@@ -48,6 +48,24 @@ def test_path_in_the_ratio_alone_is_refused_as_well() -> None:
         build_light_parts(config(*settings, recipe="sudoku_paper"))
 
 
+@pytest.mark.parametrize("sampler", ["low_confidence", "peaked", "entropy_bound", "wino"])
+def test_equal_rollouts_and_equal_samples_are_refused(sampler: str) -> None:
+    greedy = f"{{name: {sampler}, temperature: 0}}"
+    with pytest.raises(ConfigError, match=rf"^sampler: the 8 rollouts .* by '{sampler}'"):
+        build_light_parts(config(f"sampler={greedy}"))
+    sampled = ("evaluation.samples_per_prompt=4", f"evaluation.sampler={greedy}")
+    with pytest.raises(ConfigError, match=r"^evaluation.samples_per_prompt: 4 samples"):
+        build_light_parts(config(*sampled))
+    build_light_parts(config(sampled[1]))
+
+
+@pytest.mark.parametrize("sampler", ["roar", "random"])
+def test_orders_that_are_drawn_make_samples_differ_even_without_temperature(sampler: str) -> None:
+    greedy = f"{{name: {sampler}, temperature: 0}}"
+    many = "evaluation.samples_per_prompt=4"
+    build_light_parts(config(f"sampler={greedy}", many, f"evaluation.sampler={greedy}"))
+
+
 def test_baseline_without_a_link_to_go_through_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^baseline: 'mean' goes through the link"):
         build_light_parts(config("weights=advantage", "baseline=mean"))
