@@ -71,17 +71,18 @@ def table(
     training = [name for name in WHILE_TRAINING if any(_logged(r, name) for r in arms.values())]
     head = [*columns.values(), *(WHILE_TRAINING[name] for name in training)]
     lines = [
-        f"| arm | lr | {' | '.join(head)} |",
-        "| --- | --- |" + " --- |" * len(head),
+        f"| arm | lr | steps | {' | '.join(head)} |",
+        "| --- | --- | --- |" + " --- |" * len(head),
     ]
     if before is not None:
         cells = [f"{before['figures'][name]:.3g}" for name in columns]
-        lines.append(f"| (before) | | {' | '.join(cells)} |" + " |" * len(training))
+        lines.append(f"| (before) | | | {' | '.join(cells)} |" + " |" * len(training))
     for arm, records in sorted(arms.items(), key=lambda one: -mean_figure(one[1], headline)):
         rate = records[0]["job"]["settings"]["training.learning_rate"]
         cells = [interval([r["figures"][name] for r in records]) for name in columns]
         cells += [_mean_logged(records, name) for name in training]
-        lines.append(f"| {arm} | {rate:g} | {' | '.join(cells)} |")
+        steps = statistics.mean(record["curve"][-1]["step"] for record in records)
+        lines.append(f"| {arm} | {rate:g} | {steps:.0f} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arms import HEADLINE, RESULTS, finished, run_all
 from benchmarks.arms_report import by_arm, compute_to_reach, figure, mean_curve, mean_figure, table
+from benchmarks.baselines import interval
 from benchmarks.provenance import provenance
 from dmpo.files import replace_text
 
@@ -44,10 +45,12 @@ def target(alpha: float, c: float, *, link: str = "tilted") -> dict[str, Any]:
 PATH = {"ratio_likelihood": "path"}
 NOISY = {"ratio_likelihood": ELBO}
 SMALL = target(0.02, 0.2)
+DEFAULT = "softmax, ELBO, none, α .02, c .2"
+"""What `--objective dmpo` is."""
 PAPER_FORM = "the paper's form: softmax, ELBO, model, α .04, c 1"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "softmax, path, none, α .02, c .2": {**PATH, **SMALL, "baseline": "none", **SKIP},
-    "softmax, ELBO, none, α .02, c .2": {**NOISY, **SMALL, "baseline": "none", **SKIP},
+    DEFAULT: {**NOISY, **SMALL, "baseline": "none", **SKIP},
     "softmax, path, mean, α .02, c .2": {**PATH, **SMALL, "baseline": "mean"},
     "softmax, path, model, α .02, c .2": {**PATH, **SMALL, "baseline": "model"},
     "softmax, ELBO, model, α .02, c .2": {**NOISY, **SMALL, "baseline": "model"},
@@ -178,8 +181,9 @@ def write_report(path: Path, options: argparse.Namespace) -> None:
         lines += [f"## {task}: {BUDGET[task] / 1e6:g} M model tokens, {seeds} seeds", ""]
         lines += table(task, mine, start, headline=name)
         lines += _reached(mine, name, rival, start["figures"][name])
+        lines += _minus_default(mine, name)
         shown = sorted(mine.items(), key=lambda one: -mean_figure(one[1], name))[:7]
-        shown += [(rival, mine[rival])] if rival not in dict(shown) else []
+        shown += [(arm, mine[arm]) for arm in (rival, PAPER_FORM) if arm not in dict(shown)]
         curves = {arm: mean_curve(records, name) for arm, records in shown}
         panels.append((task, "model tokens, millions", name, curves))
     seconds = sum(run["seconds"] for run in runs)
@@ -188,6 +192,22 @@ def write_report(path: Path, options: argparse.Namespace) -> None:
     print(text)
     replace_text(path.with_suffix(".md"), text)
     replace_text(path.with_suffix(".svg"), figure(panels))
+
+
+def _minus_default(arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> list[str]:
+    """Return what the default gains over each other arm, seed by seed."""
+    usual = {run["job"]["seed"]: run["figures"][name] for run in arms[DEFAULT]}
+    lines = [
+        f"*{DEFAULT}* minus each other arm, differences within a seed:",
+        "",
+        f"| minus | {name} |",
+        "| --- | --- |",
+    ]
+    for arm, records in sorted(arms.items(), key=lambda one: mean_figure(one[1], name)):
+        gains = [usual[r["job"]["seed"]] - r["figures"][name] for r in records]
+        if arm != DEFAULT:
+            lines.append(f"| {arm} | {interval(gains)} |")
+    return [*lines, ""]
 
 
 def best_rival(arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:

@@ -60,6 +60,7 @@ HEADINGS = {
 }
 PLAIN = {"likelihood": {"name": "mean_field", "prompt_mask": 0.0}, "objective.beta": 0.0}
 ON_POLICY = {"training.updates_per_buffer": 1}
+MOST_LINES = 8
 LEFT_TO_RIGHT = {"name": "roar", "block_length": 1, "tokens_per_step": 1}
 GIVEN_STEPS = {"digit_sum": 4, "sudoku": 8}
 """Views of an objective that looks at states of the path: all there are."""
@@ -202,8 +203,8 @@ def runs_of(part: str, task: str, runs: Sequence[Mapping[str, Any]]) -> dict[str
     return found
 
 
-def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
-    """Return tables of every part and the picture of curves and of entropy against reward."""
+def report(path: Path, tasks: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return tables of every part, and a picture of each by the part's name."""
     runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
     long = [run for run in finished(NOISE).values() if run["job"]["split"] == "test"]
     lines = [
@@ -216,10 +217,10 @@ def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
         "",
         "## DMPO against diffu-GRPO",
         "",
-        "The runs of [noise.md](noise.md).",
+        f"The runs of [noise.md](noise.md). ![curves, entropy against reward]({path.stem}.svg)",
         "",
     ]
-    panels = []
+    panels: dict[str, list[tuple]] = {part: [] for part in ("", *PARTS)}
     for task in tasks:
         start = measured_before(task, long)
         mine = {
@@ -233,20 +234,28 @@ def report(path: Path, tasks: Sequence[str]) -> tuple[str, str]:
         lines += table(task, mine, start, headline=HEADLINE[task])
         lines += _shares(mine, HEADLINE[task], start["figures"][HEADLINE[task]])
         lines += _at_equal_steps(mine, HEADLINE[task])
-        panels += [_against_compute(task, mine), _against_entropy(task, mine)]
+        panels[""] += [_against_compute(task, mine), _against_entropy(task, mine)]
     for part in PARTS:
-        lines += [f"## {HEADINGS[part]}", ""]
+        lines += [f"## {HEADINGS[part]}", "", f"![curves]({path.stem}_{part}.svg)", ""]
         for task in tasks:
             start, mine = measured_before(task, runs), runs_of(part, task, runs)
             if start is None or not mine:
                 continue
             lines += [heading(task, BUDGET[task], mine), ""]
             lines += table(task, mine, start, headline=HEADLINE[task])
+            panels[part].append(_against_compute(task, _best(task, mine)))
             if part == "objectives" and "diffu_grpo" in mine:
                 lines += _shares(mine, HEADLINE[task], start["figures"][HEADLINE[task]])
     seconds = sum(run["seconds"] for run in runs)
     lines += [*provenance(), f"- {len(runs)} runs, {seconds:.0f} s in all (added up)", ""]
-    return "\n".join(lines), figure(panels)
+    pictures = {part: figure(of_part) for part, of_part in panels.items() if of_part}
+    return "\n".join(lines), pictures
+
+
+def _best(task: str, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Sequence[Any]]:
+    """Return the arms of the best ends, no more than a picture can tell apart."""
+    best = sorted(arms, key=lambda arm: -mean_figure(arms[arm], HEADLINE[task]))[:MOST_LINES]
+    return {arm: records for arm, records in arms.items() if arm in best}
 
 
 def measured_before(task: str, runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -321,10 +330,12 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / f"{options.name}.json"
     if options.stage == "report":
-        text, picture = report(path, options.tasks)
+        text, pictures = report(path, options.tasks)
         print(text)
         replace_text(path.with_suffix(".md"), text)
-        replace_text(path.with_suffix(".svg"), picture)
+        for part, picture in pictures.items():
+            name = f"{path.stem}_{part}" if part else path.stem
+            replace_text(path.with_name(f"{name}.svg"), picture)
         return
     if options.stage == "tune":
         jobs = list(tuning_jobs(options.tasks, options.arms, options.rates))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,8 +17,12 @@ __all__ = [
     "metrics_markdown",
     "names_markdown",
     "plugins_markdown",
+    "results_markdown",
     "settings_markdown",
 ]
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+_PICTURE = re.compile(r"\]\((\w+\.svg)\)")
 
 
 def _cell(value: object) -> str:
@@ -130,6 +136,27 @@ def names_markdown() -> str:
     homes = {name: getattr(dmpo, name).__module__ for name in dmpo.__all__ if name[0] != "_"}
     rows = [(f"`{name}`", f"[`{home}`][{home}.{name}]") for name, home in homes.items()]
     return "\n".join(_table(("name", "lives in"), rows))
+
+
+def results_markdown(name: str, section: str) -> str:
+    """Return a section of ``benchmarks/results/NAME.md``, without its heading.
+
+    Args:
+        name: Of the page.
+        section: How the heading begins.
+
+    Raises:
+        LookupError: If the page has no such section.
+    """
+    lines = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
+    levels = [len(line) - len(line.lstrip("#")) if line.startswith("#") else 0 for line in lines]
+    heads = (n for n, level in enumerate(levels) if level)
+    start = next((n for n in heads if lines[n].lstrip("# ").startswith(section)), None)
+    if start is None:
+        raise LookupError(f"{name}.md has no section {section!r}")
+    ends = (n for n in range(start + 1, len(lines)) if 0 < levels[n] <= levels[start])
+    text = "\n".join(lines[start + 1 : next(ends, len(lines))])
+    return _PICTURE.sub(r"](../images/results/\1)", text).strip()
 
 
 GENERATORS = {

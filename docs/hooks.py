@@ -1,4 +1,4 @@
-"""Build hooks of the documentation: puts generated parts in place of their markers."""
+"""Build hooks of the documentation: generated parts for their markers, pictures of benchmarks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
+_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
+_MEASURED = re.compile(r"<!-- results: (\w+), (.+?) -->")
 
 
-def _generators() -> Any:
+def _generated() -> Any:
     spec = importlib.util.spec_from_file_location(
         "dmpo_docs_generated", Path(__file__).with_name("generated.py")
     )
@@ -18,12 +22,24 @@ def _generators() -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.GENERATORS
+    return module
+
+
+def on_files(files: Any, *, config: Any) -> Any:
+    """Put the pictures of benchmarks into the site as ``images/results/NAME.svg``."""
+    for picture in sorted(_RESULTS.glob("*.svg")):
+        name = f"images/results/{picture.name}"
+        files.append(File.generated(config, name, abs_src_path=str(picture)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace each ``<!-- generated: NAME -->`` by what NAME's generator says."""
-    if not _MARKER.search(markdown):
+    """Replace markers: ``<!-- generated: NAME -->`` by what NAME's generator says.
+
+    ``<!-- results: NAME, SECTION -->`` by that section of a page of the benchmarks.
+    """
+    if not (_MARKER.search(markdown) or _MEASURED.search(markdown)):
         return markdown
-    generators = _generators()
-    return _MARKER.sub(lambda match: generators[match[1]](), markdown)
+    generated = _generated()
+    markdown = _MEASURED.sub(lambda match: generated.results_markdown(*match.groups()), markdown)
+    return _MARKER.sub(lambda match: generated.GENERATORS[match[1]](), markdown)

@@ -51,9 +51,10 @@ class DmpoObjective(Objective):
 
     Config: ClassVar[type[PluginConfig]] = DmpoConfig
     default_parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Small steps without a baseline: docs/objectives/noise.md has the measurements.
         "likelihood": {"name": "elbo"},
-        "weights": {"name": "tilted"},
-        "baseline": {"name": "mean"},
+        "weights": {"name": "tilted", "alpha": 0.02, "coefficient": None},
+        "baseline": {"name": "none"},
     }
 
     def __init__(self, config: DmpoConfig, parts: ObjectiveParts) -> None:

@@ -30,6 +30,16 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
+        "dmpo_paper": Preset(
+            summary="DMPO as its paper has it: the full step (c = 1) towards the target at "
+            "α = 0.04, and the model baseline (2510.08233).",
+            objective="dmpo",
+            parts={
+                "likelihood": {"name": "elbo", "num_views": 4, "antithetic": True},
+                "weights": {"name": "tilted", "alpha": 0.04, "coefficient": 1.0},
+                "baseline": {"name": "model"},
+            },
+        ),
         "wd1": Preset(
             summary="Weighted cross-entropy with exponential weights of the advantage and of its "
             "negative, on the fully hidden answer with 15% of the prompt hidden (2507.08838).",
@@ -47,7 +57,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             objective="dmpo",
             parts={
                 "likelihood": {"name": "elbo"},
-                "weights": {"name": "tilted"},
+                "weights": {"name": "tilted", "alpha": 0.04, "coefficient": 1.0},
                 "baseline": {"name": "mean", "strength": 0.95},
             },
         ),

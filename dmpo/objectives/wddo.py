@@ -61,7 +61,7 @@ class WddoObjective(Objective):
     default_parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # Two draws of an antithetic pair: as many views as WDCE takes.
         "likelihood": {"name": "elbo", "num_views": 2},
-        "weights": {"name": "tilted"},
+        "weights": {"name": "tilted", "alpha": 0.04, "coefficient": 1.0},
         "baseline": {"name": "none"},
     }
 

@@ -5,33 +5,19 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from dmpo.diffusion.tilting import effective_sample_size, linear_weights
 from dmpo.records import LogRatio, Weights
 from dmpo.registry import PluginConfig
 from dmpo.weights.base import WeightEstimator
-from dmpo.weights.target import TargetConfig, target_log_weights
+from dmpo.weights.target import StepConfig, target_log_weights
 
 __all__ = ["LinearConfig", "LinearWeights"]
 
 
-class LinearConfig(TargetConfig):
-    """The target, and how far to step towards it."""
-
-    coefficient: float = Field(
-        1.0, gt=0, le=1, description="Proximal coefficient c; 1 is the full step."
-    )
-
-    @model_validator(mode="after")
-    def _check_coefficient(self) -> LinearConfig:
-        if self.alpha == 0 and self.coefficient != 1:
-            raise ValueError(
-                f"coefficient = {self.coefficient} has no place beside alpha = 0: "
-                "the step size is eta alone"
-            )
-        return self
+class LinearConfig(StepConfig):
+    """Parameters of :class:`LinearWeights`."""
 
 
 @final
@@ -68,7 +54,7 @@ class LinearWeights(WeightEstimator):
 
     def estimate(self, rewards: Float[Tensor, "B N"], log_ratio: LogRatio | None) -> Weights:
         """Return the weights of a buffer, baseline not yet subtracted."""
-        coefficient = rewards.new_full((rewards.shape[0],), self.config.coefficient)
+        coefficient = rewards.new_full((rewards.shape[0],), self.config.step)
         log_weights = self.log_weights(rewards, log_ratio, coefficient)
         values = self.link(log_weights)
         return Weights(

@@ -11,7 +11,10 @@ from dmpo.errors import ConfigError
 from dmpo.records import LogRatio
 from dmpo.registry import PluginConfig
 
-__all__ = ["TargetConfig", "target_log_weights"]
+__all__ = ["STEP_SIZE", "StepConfig", "TargetConfig", "target_log_weights"]
+
+STEP_SIZE = 10.0
+"""η = c/α of a coefficient that is left to us: log weights grow by ten times the reward."""
 
 
 class TargetConfig(PluginConfig):
@@ -45,6 +48,33 @@ class TargetConfig(PluginConfig):
     def needs_reference(self) -> bool:
         """Whether log p_ref − log p_v enters (α > 0)."""
         return self.alpha > 0
+
+
+class StepConfig(TargetConfig):
+    """The target, and how far to step towards it."""
+
+    coefficient: float | None = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Proximal coefficient c; 1 is the full step; null: 10 times alpha, at most 1.",
+    )
+
+    @model_validator(mode="after")
+    def _check_coefficient(self) -> StepConfig:
+        if self.alpha == 0 and self.coefficient not in (1, None):
+            raise ValueError(
+                f"coefficient = {self.coefficient} has no place beside alpha = 0: "
+                "the step size is eta alone"
+            )
+        return self
+
+    @property
+    def step(self) -> float:
+        """Return c; 1 where α = 0, whose step is η alone."""
+        if self.coefficient is not None:
+            return self.coefficient
+        return min(1.0, STEP_SIZE * self.alpha) if self.alpha > 0 else 1.0
 
 
 def target_log_weights(

@@ -24,7 +24,8 @@ def test_description_marks_what_is_required() -> None:
 
 
 def test_description_of_an_objective_shows_its_default_parts() -> None:
-    assert "default weights: {'name': 'tilted'}" in describe_plugin(OBJECTIVES, "dmpo")
+    described = describe_plugin(OBJECTIVES, "dmpo")
+    assert "default weights: {'name': 'tilted', 'alpha': 0.02" in described
 
 
 @pytest.mark.parametrize("group", REGISTRIES)

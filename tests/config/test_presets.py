@@ -46,6 +46,18 @@ def test_settings_of_a_preset_can_be_overridden() -> None:
     assert config.objective.parameters["normalisation"] == "response"
 
 
+def test_dmpo_takes_small_steps_without_a_baseline_and_the_paper_s_form_is_one_word_away() -> None:
+    usual, paper = (
+        resolve_run([command_line_layer(["task=sudoku", f"objective={name}"])]).config
+        for name in ("dmpo", "dmpo_paper")
+    )
+    assert usual.weights.parameters == {"alpha": 0.02, "eta": None, "coefficient": None}
+    assert usual.baseline.name == "none"
+    assert paper.weights.parameters == {"alpha": 0.04, "eta": None, "coefficient": 1.0}
+    assert paper.baseline.name == "model"
+    assert usual.likelihood == paper.likelihood
+
+
 def test_config_that_a_run_keeps_resolves_to_itself() -> None:
     config = resolved("objective=wd1").config
     again = resolve_run([command_line_layer([f"{k}={v}" for k, v in _leaves(config)])]).config
@@ -56,7 +68,7 @@ def test_config_that_a_run_keeps_resolves_to_itself() -> None:
 def _leaves(config: RunConfig) -> list[tuple[str, str]]:
     plain = config.model_dump(mode="json")
     return [("task", config.task.name)] + [
-        (section, str(plain[section]).replace("'", ""))
+        (section, str(plain[section]).replace("'", "").replace("None", "null"))
         for section in ("likelihood", "weights", "baseline", "objective")
     ]
 

@@ -111,6 +111,18 @@ def test_every_command_and_flag_is_described() -> None:
     assert "`--recipe`" in text
 
 
+def test_measured_sections_are_those_of_the_results() -> None:
+    pattern = re.compile(r"<!-- results: (\w+), (.+?) -->")
+    shown = [found for page in DOCS.rglob("*.md") for found in pattern.findall(page.read_text())]
+    assert len(shown) >= 3
+    for name, section in shown:
+        text = generated().results_markdown(name, section)
+        assert "| --- |" in text
+        assert "](paper" not in text
+    with pytest.raises(LookupError, match="no section 'Atlantis'"):
+        generated().results_markdown("noise", "Atlantis")
+
+
 def test_every_setting_of_the_loop_is_in_a_table() -> None:
     from dmpo.training.settings import TrainingSettings
 

@@ -164,6 +164,14 @@ def test_coefficient_beside_a_step_size_is_refused(config):
         config(alpha=0, eta=1.0, coefficient=0.5)
 
 
+@pytest.mark.parametrize("config", [TiltedConfig, LinearConfig])
+def test_coefficient_left_out_makes_steps_of_ten_times_the_reward(config):
+    steps = {alpha: config(alpha=alpha, coefficient=None).step for alpha in (0.02, 0.1, 0.5)}
+    assert steps == {0.02: pytest.approx(0.2), 0.1: 1, 0.5: 1}
+    assert config(alpha=0, eta=3, coefficient=None).step == 1
+    assert config().step == 1
+
+
 def test_empty_range_of_coefficients_is_refused():
     with pytest.raises(ValidationError, match="not below"):
         TiltedAdaptiveConfig(c_min=0.5, c_max=0.5)
