@@ -404,12 +404,19 @@ MUTATIONS = (
     Mutation(
         "adaptive coefficient found but not used",
         "weights/tilted_adaptive.py",
-        "log_weights = self.log_weights(rewards, log_ratio, coefficient)",
-        "log_weights = full",
+        "return self.weights_at(rewards, log_ratio, coefficient)",
+        "return self.weights_at(rewards, log_ratio, rewards.new_ones(rewards.shape[0]))",
+    ),
+    Mutation(
+        "full step where the coefficient is left out",
+        "weights/target.py",
+        "return min(1.0, STEP_SIZE * self.alpha) if self.alpha > 0 else 1.0",
+        "return 1.0",
+        "weights/test_estimators.py",
     ),
     Mutation(
         "effective sample size of the log weights",
-        "weights/tilted.py",
+        "weights/target.py",
         "ess=effective_sample_size(values)",
         "ess=effective_sample_size(log_weights)",
     ),

@@ -6,12 +6,24 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dmpo.diffusion.tilting import proximal_log_weights, tilted_log_weights
+from dmpo.diffusion.tilting import (
+    effective_sample_size,
+    proximal_log_weights,
+    tilted_log_weights,
+)
 from dmpo.errors import ConfigError
-from dmpo.records import LogRatio
+from dmpo.records import LogRatio, Weights
 from dmpo.registry import PluginConfig
+from dmpo.weights.base import WeightEstimator
 
-__all__ = ["STEP_SIZE", "StepConfig", "TargetConfig", "target_log_weights"]
+__all__ = [
+    "STEP_SIZE",
+    "StepConfig",
+    "StepWeights",
+    "TargetConfig",
+    "TargetWeights",
+    "target_log_weights",
+]
 
 STEP_SIZE = 10.0
 """η = c/α of a coefficient that is left to us: log weights grow by ten times the reward."""
@@ -103,3 +115,54 @@ def target_log_weights(
         )
     full = tilted_log_weights(rewards, log_ratio.value.to(rewards.device), config.alpha)
     return proximal_log_weights(full, coefficient)
+
+
+class TargetWeights(WeightEstimator):
+    """Log weights towards the target; a subclass says through which link, and how far."""
+
+    has_link = True
+
+    def __init__(self, config: TargetConfig) -> None:
+        """Keep the config."""
+        self.config = config
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether α > 0."""
+        return self.config.needs_reference
+
+    def log_weights(
+        self,
+        rewards: Float[Tensor, "B N"],
+        log_ratio: LogRatio | None,
+        coefficient: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B N"]:
+        """Return ℓ in nats for the given proximal coefficients."""
+        return target_log_weights(self.config, rewards, log_ratio, coefficient)
+
+    def weights_at(
+        self,
+        rewards: Float[Tensor, "B N"],
+        log_ratio: LogRatio | None,
+        coefficient: Float[Tensor, " B"],
+    ) -> Weights:
+        """Return the weights of a buffer for the given proximal coefficients."""
+        log_weights = self.log_weights(rewards, log_ratio, coefficient)
+        values = self.link(log_weights)
+        return Weights(
+            values=values,
+            log_weights=log_weights,
+            ess=effective_sample_size(values),
+            coefficient=coefficient,
+        )
+
+
+class StepWeights(TargetWeights):
+    """Weights of one fixed step."""
+
+    config: StepConfig
+
+    def estimate(self, rewards: Float[Tensor, "B N"], log_ratio: LogRatio | None) -> Weights:
+        """Return the weights of a buffer, baseline not yet subtracted."""
+        coefficient = rewards.new_full((rewards.shape[0],), self.config.step)
+        return self.weights_at(rewards, log_ratio, coefficient)

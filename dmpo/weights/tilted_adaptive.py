@@ -8,15 +8,10 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dmpo.diffusion.tilting import (
-    effective_sample_size,
-    group_softmax_weights,
-    largest_coefficient,
-)
+from dmpo.diffusion.tilting import group_softmax_weights, largest_coefficient
 from dmpo.records import LogRatio, Weights
 from dmpo.registry import PluginConfig
-from dmpo.weights.base import WeightEstimator
-from dmpo.weights.target import TargetConfig, target_log_weights
+from dmpo.weights.target import TargetConfig, TargetWeights
 
 __all__ = ["TiltedAdaptiveConfig", "TiltedAdaptiveWeights"]
 
@@ -41,32 +36,14 @@ class TiltedAdaptiveConfig(TargetConfig):
 
 
 @final
-class TiltedAdaptiveWeights(WeightEstimator):
+class TiltedAdaptiveWeights(TargetWeights):
     """w = N · softmax(c·(r/α + d)) with the largest c in [c_min, c_max] of enough ESS.
 
     At α = 0 the coefficient scales η: ℓ = c·η·r.
     """
 
     Config: ClassVar[type[PluginConfig]] = TiltedAdaptiveConfig
-    has_link = True
-
-    def __init__(self, config: TiltedAdaptiveConfig) -> None:
-        """Keep the config."""
-        self.config = config
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether α > 0."""
-        return self.config.needs_reference
-
-    def log_weights(
-        self,
-        rewards: Float[Tensor, "B N"],
-        log_ratio: LogRatio | None,
-        coefficient: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B N"]:
-        """Return ℓ in nats for the given proximal coefficients."""
-        return target_log_weights(self.config, rewards, log_ratio, coefficient)
+    config: TiltedAdaptiveConfig
 
     def link(self, log_weights: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """Return N · softmax(ℓ)."""
@@ -77,11 +54,4 @@ class TiltedAdaptiveWeights(WeightEstimator):
         config = self.config
         full = self.log_weights(rewards, log_ratio, rewards.new_ones(rewards.shape[0]))
         coefficient = largest_coefficient(full, config.threshold, config.c_min, config.c_max)
-        log_weights = self.log_weights(rewards, log_ratio, coefficient)
-        values = self.link(log_weights)
-        return Weights(
-            values=values,
-            log_weights=log_weights,
-            ess=effective_sample_size(values),
-            coefficient=coefficient,
-        )
+        return self.weights_at(rewards, log_ratio, coefficient)
