@@ -151,6 +151,21 @@ def best_rates(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]
     return {which: rate for which, (_, rate) in best.items()}
 
 
+def of_chosen_rates(path: Path, tasks: Sequence[str]) -> list[dict]:
+    """Return the runs on the test split at the learning rate that validation chose."""
+    rates = best_rates(path, tasks)
+    return [
+        run
+        for run in finished(path).values()
+        if run["job"]["split"] == "test"
+        and run["job"]["settings"].get("training.learning_rate")
+        == rates.get(
+            (run["job"]["task"], run["job"]["arm"]),
+            run["job"]["settings"].get("training.learning_rate"),
+        )
+    ]
+
+
 def before(task: str) -> dict:
     """Return the job that only measures the policy as it is."""
     return {**job(task, "diffu-GRPO, β 0", 1e-4, 0, "test"), "arm": "(before)", "budget": 0}
@@ -158,7 +173,7 @@ def before(task: str) -> dict:
 
 def write_report(path: Path, options: argparse.Namespace) -> None:
     """Write tables, curves, and the compute that each arm needs for diffu-GRPO's end."""
-    runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
+    runs = of_chosen_rates(path, options.tasks)
     lines = [
         "# Ways around likelihood noise, at equal compute",
         "",

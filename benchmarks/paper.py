@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import noise
-from benchmarks.arms import COMMON, HEADLINE, RESULTS, finished, run_all
+from benchmarks.arms import COMMON, HEADLINE, RESULTS, run_all
 from benchmarks.arms_report import (
     compute_to_reach,
     figure,
@@ -35,7 +35,7 @@ from benchmarks.arms_report import (
     steps_and_figure,
     table,
 )
-from benchmarks.noise import LOSS, TEST_SEEDS, best_rates
+from benchmarks.noise import LOSS, TEST_SEEDS, best_rates, of_chosen_rates
 from benchmarks.provenance import provenance
 from dmpo.files import replace_text
 
@@ -205,8 +205,8 @@ def runs_of(part: str, task: str, runs: Sequence[Mapping[str, Any]]) -> dict[str
 
 def report(path: Path, tasks: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return tables of every part, and a picture of each by the part's name."""
-    runs = [run for run in finished(path).values() if run["job"]["split"] == "test"]
-    long = [run for run in finished(NOISE).values() if run["job"]["split"] == "test"]
+    runs = of_chosen_rates(path, tasks)
+    long = of_chosen_rates(NOISE, tasks)
     lines = [
         "# The paper's questions on the tiny testbeds",
         "",
