@@ -101,6 +101,14 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
         "objective.beta": 0.0,
         "likelihood": {"name": "mean_field", "prompt_mask": 0.0},
     },
+    # The best of the other objectives over both testbeds, in benchmarks/paper.py.
+    "spg": {"objective": "spg"},
+    "wd1": {"objective": "wd1"},
+    "just_grpo": {
+        "objective": "just_grpo",
+        "sampler": {"name": "roar", "block_length": 1, "tokens_per_step": 1},
+        "training.updates_per_buffer": 1,
+    },
     "diffu-GRPO, β .04": {
         "objective": "diffu_grpo",
         "objective.beta": 0.04,

@@ -88,9 +88,10 @@ def markdown_table(
         headings: One of each column behind it.
         rows: A row's label and its cells.
     """
-    lines = [[corner, *headings], ["---"] + ["---:"] * len(headings)]
-    lines += [[label, *cells] for label, cells in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = f"| {corner} | " if corner else "| | "
+    lines = [head + " | ".join(headings) + " |", "| --- |" + " ---: |" * len(headings)]
+    lines += [f"| {label} | " + " | ".join(cells) + " |" for label, cells in rows]
+    return "\n".join(lines) + "\n"
 
 
 def evaluation_record(result: EvaluationResult) -> dict[str, Any]:

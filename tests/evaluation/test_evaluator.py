@@ -169,7 +169,7 @@ def test_table_sets_before_beside_after() -> None:
         "after": _evaluate(["2222", "0000"], num_examples=2),
     }
     markdown = evaluation_markdown(results).splitlines()
-    assert markdown[0] == "|  | before | after |"
+    assert markdown[0] == "| | before | after |"
     assert markdown[2].startswith("| right | 0.500 [0.095, 0.905] | 1.000 [0.342, 1.000] |")
     console = Console(width=100)
     with console.capture() as captured:
