@@ -162,16 +162,14 @@ def best_rates(path: Path, tasks: Sequence[str]) -> dict[tuple[str, str], float]
 def of_chosen_rates(path: Path, tasks: Sequence[str]) -> list[dict]:
     """Return the runs on the test split at the learning rate that validation chose."""
     rates = best_rates(path, tasks)
-    return [
-        run
-        for run in finished(path).values()
-        if run["job"]["split"] == "test"
-        and run["job"]["settings"].get("training.learning_rate")
-        == rates.get(
-            (run["job"]["task"], run["job"]["arm"]),
-            run["job"]["settings"].get("training.learning_rate"),
-        )
-    ]
+
+    def is_chosen(job: Mapping[str, Any]) -> bool:
+        # What is measured before training, and what shares another arm's rate, has none of its own.
+        rate = rates.get((job["task"], job["arm"]))
+        return rate is None or job["settings"]["training.learning_rate"] == rate
+
+    runs = (run for run in finished(path).values() if run["job"]["split"] == "test")
+    return [run for run in runs if is_chosen(run["job"])]
 
 
 def before(task: str) -> dict:

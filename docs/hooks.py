@@ -9,7 +9,6 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 _MEASURED = re.compile(r"<!-- results: (\w+), (.+?) -->")
 
@@ -27,7 +26,7 @@ def _generated() -> Any:
 
 def on_files(files: Any, *, config: Any) -> Any:
     """Put the pictures of benchmarks into the site as ``images/results/NAME.svg``."""
-    for picture in sorted(_RESULTS.glob("*.svg")):
+    for picture in sorted(_generated().RESULTS.glob("*.svg")):
         name = f"images/results/{picture.name}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
