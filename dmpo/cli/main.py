@@ -7,14 +7,15 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import typer
 
 from dmpo.cli import compare, config, evaluate, export, generate, plugins, sft, train, version
 from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug, show_help
-from dmpo.errors import DmpoError
+from dmpo.errors import DataWarning, DmpoError
 
 __all__ = ["app", "main"]
 
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     _prepare_streams()
     try:
-        code = typer.main.get_command(app).main(given, prog_name="dmpo", standalone_mode=False)
+        with _warnings_are_said():
+            code = typer.main.get_command(app).main(
+                given, prog_name="dmpo", standalone_mode=False, obj=tuple(given)
+            )
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", INTERRUPTED, debug)
@@ -90,6 +94,30 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
+@contextlib.contextmanager
+def _warnings_are_said() -> Iterator[None]:
+    """Say what data were left out in a line; the main process alone, whatever the filters are."""
+    others = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, DataWarning):
+            others(message, category, filename, lineno, file, line)
+        elif os.environ.get("RANK", "0") == "0":
+            typer.echo(f"dmpo: warning: {_printable(str(message))}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DataWarning)
+        warnings.showwarning = show
+        yield
+
+
 def _described(error: BaseException) -> str:
     """Return an error that is none of the library's in words."""
     if isinstance(error, OSError) and error.strerror:
@@ -118,12 +146,20 @@ def _abandon(stream: TextIO) -> None:
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
-    line = " ".join(message.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if (rank := os.environ.get("RANK", "0")) != "0":
+        if code == USAGE_ERROR:  # which all processes find, and the main one says
+            return code
+        message = f"process {rank}: {message}"
     try:
         if debug and sys.exc_info()[0] is not None:
             traceback.print_exc()
-        typer.echo(f"dmpo: error: {shown}", err=True)
+        typer.echo(f"dmpo: error: {_printable(message)}", err=True)
     except OSError:
         _abandon(sys.stderr)  # nobody can be told; the exit code remains
     return code
+
+
+def _printable(message: str) -> str:
+    """Return a message as one line without control characters."""
+    line = " ".join(message.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

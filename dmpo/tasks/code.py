@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dmpo.errors import DataError
 from dmpo.records import Example, Split
@@ -19,9 +19,9 @@ from dmpo.tasks.code_problems import generated_problems
 from dmpo.tasks.prompting import PREFILL, paper_answer, user_message
 from dmpo.tasks.reading import answer_blocks, until_end_of_turn
 from dmpo.tasks.sandbox import MAX_CODE, Limits, Program, run_programs
-from dmpo.tasks.sources import is_file_source, read_source
+from dmpo.tasks.sources import OnBadRow, check_has_source, is_file_source
 from dmpo.tasks.unit_tests import check_unit_tests, unit_tests
-from dmpo.tasks.word_problems import split_problems, text_column
+from dmpo.tasks.word_problems import read_problems, split_problems, text_column
 
 __all__ = ["CodeConfig", "CodeTask", "code_example", "read_code"]
 
@@ -59,6 +59,7 @@ class CodeConfig(PluginConfig):
         description="Hub id, or a JSON, JSONL, CSV or Parquet file.",
     )
     test_source: str = Field(MBPP, min_length=1, description="The same for the test problems.")
+    on_bad_row: OnBadRow = "stop"
     validation_size: int = Field(
         128, ge=1, description="Training problems that are kept for validation."
     )
@@ -77,6 +78,12 @@ class CodeConfig(PluginConfig):
         256, ge=1, description="Tokens that an answer needs, end included."
     )
 
+    @model_validator(mode="after")
+    def _rows_are_of_a_source(self) -> CodeConfig:
+        given = () if self.source == GENERATED else (self.train_source, self.test_source)
+        check_has_source(self.on_bad_row, *given)
+        return self
+
 
 @final
 class CodeTask(Task):
@@ -91,7 +98,8 @@ class CodeTask(Task):
     assertions, that calls the functions by name or imports them from ``solution``. MBPP's
     ``test_list`` is read, too, with its ``test_imports``; those tests are shown in the prompt, as
     in MBPP's own, because the question does not name the function. A ``solution`` or ``code``
-    column is what is learnt from. Rows of a hub's data set without an assertion are left out.
+    column is what is learnt from. Rows of a hub's data set without an assertion are skipped
+    whatever ``on_bad_row`` says.
     """
 
     Config = CodeConfig
@@ -222,43 +230,48 @@ def _normalised(code: str) -> str:
 def _example(row: Mapping[str, Any]) -> Example:
     question = text_column(row, "question", "prompt", "text")
     if row.get("test_list"):
-        tests = "\n".join(map(str, row["test_list"]))
+        tests = _lines(row, "test_list")
         question = f"{question.strip()}\n\nYour code should pass these tests:\n\n{tests}"
-        imports = [str(each) for each in row.get("test_imports") or ()]
-        tests = "\n".join([*imports, tests])
-    elif isinstance(row.get("tests"), Sequence) and not isinstance(row["tests"], str):
-        tests = "\n".join(map(str, row["tests"]))
+        if row.get("test_imports"):
+            tests = f"{_lines(row, 'test_imports')}\n{tests}"
+    elif isinstance(row.get("tests"), list):
+        tests = _lines(row, "tests")
     else:
         tests = text_column(row, "test", "tests")
     solution = row.get("solution") or row.get("code")
     return code_example(question, tests, solution=None if solution is None else str(solution))
 
 
-def _problems(source: str, split: str) -> list[Example]:
-    option = f"task.{split}_source"
-    subset = MBPP_SUBSET if source == MBPP else None
-    rows = read_source(source, split=split, option=option, subset=subset)
-    examples = []
-    for number, row in enumerate(rows, 1):
-        try:
-            examples.append(_example(row))
-        except DataError as error:
-            if is_file_source(source):
-                raise DataError(f"{option}: {source}, row {number}: {error}") from None
-    if not examples:
-        raise DataError(f"{option}: no row of {source} has a question and tests.")
-    return examples
+def _lines(row: Mapping[str, Any], name: str) -> str:
+    """Return a column that holds a list of lines as one text."""
+    lines = row[name]
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise DataError(f"{name!r} must be a list of texts, found {lines!r:.60}.")
+    return "\n".join(lines)
+
+
+def _problems(config: CodeConfig, split: str) -> list[Example]:
+    source = config.test_source if split == "test" else config.train_source
+    return read_problems(
+        source,
+        split=split,
+        option=f"task.{split}_source",
+        subset=MBPP_SUBSET if source == MBPP else None,
+        example_of=_example,
+        # Published sets have rows without a single assertion.
+        on_bad_row=config.on_bad_row if is_file_source(source) else "skip",
+    )
 
 
 @functools.lru_cache(maxsize=8)
 def _test(config: CodeConfig) -> tuple[Example, ...]:
-    return tuple(_problems(config.test_source, "test"))
+    return tuple(_problems(config, "test"))
 
 
 @functools.lru_cache(maxsize=8)
 def _train(config: CodeConfig) -> Mapping[Split, tuple[Example, ...]]:
     return split_problems(
-        _problems(config.train_source, "train"),
+        _problems(config, "train"),
         _test(config),
         num_validation=config.validation_size,
         seed=config.seed,

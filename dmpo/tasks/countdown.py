@@ -38,6 +38,7 @@ from dmpo.tasks.prompting import (
     user_message,
 )
 from dmpo.tasks.published import published_countdown, uses_numbers
+from dmpo.tasks.sources import OnBadRow, check_has_source
 from dmpo.tasks.word_problems import read_problems, split_problems
 
 __all__ = ["CountdownConfig", "CountdownTask", "countdown_example"]
@@ -68,6 +69,7 @@ class CountdownConfig(PluginConfig):
         "Jiayi-Pan/Countdown-Tasks-3to4); null: generated.",
     )
     test_source: str | None = Field(None, min_length=1, description="The same for test problems.")
+    on_bad_row: OnBadRow = "stop"
     grader: Literal["default", "published"] = Field(
         "default", description="`published`: the verdicts of d1's parser, mistakes included."
     )
@@ -87,6 +89,11 @@ class CountdownConfig(PluginConfig):
         description="Share of demonstrations that join the right numbers by one fixed pattern "
         "of operators with a wrong value, instead of making the target.",
     )
+
+    @model_validator(mode="after")
+    def _rows_are_of_a_source(self) -> CountdownConfig:
+        check_has_source(self.on_bad_row, self.train_source, self.test_source)
+        return self
 
     @model_validator(mode="after")
     def _published_reads_the_papers_format(self) -> CountdownConfig:
@@ -148,7 +155,7 @@ class CountdownTask(Task):
         try:
             numbers, target = record["reference"]
             return countdown_example([int(n) for n in numbers], int(target), self.config.format)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"`reference` must be numbers and a target, found {record['reference']!r:.60}."
             ) from error
@@ -261,16 +268,37 @@ def _from_source(config: CountdownConfig, source: str, split: str) -> tuple[Exam
         try:
             if isinstance(numbers, str):
                 numbers = _WHOLE.findall(numbers)
-            return countdown_example([int(n) for n in numbers or ()], int(target), config.format)
+            whole = [_whole(number) for number in numbers]
+            if not whole:
+                raise ValueError("no numbers")
+            return countdown_example(whole, _whole(target), config.format)
         except (TypeError, ValueError) as error:
             raise DataError(
-                "numbers (or nums, input) and a target (or output) are needed, the row has "
-                f"{', '.join(map(repr, row)) or 'nothing'}."
+                "whole numbers (or nums, input) and a target (or output) are needed, the row has "
+                f"{', '.join(map(repr, row)) or 'nothing'}: {numbers!r:.40} and {target!r:.40}."
             ) from error
 
     option = f"task.{split}_source"
-    found = read_problems(source, split=split, option=option, subset=None, example_of=example)
+    found = read_problems(
+        source,
+        split=split,
+        option=option,
+        subset=None,
+        example_of=example,
+        on_bad_row=config.on_bad_row,
+    )
     return tuple(found)
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, also one that is written as text.
+
+    Raises:
+        TypeError, ValueError: If it is none; a fraction would be cut to another problem.
+    """
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 @functools.lru_cache(maxsize=8)

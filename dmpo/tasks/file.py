@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from dmpo.errors import DataError, nearest_name
 from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
 from dmpo.tasks.base import Task
-from dmpo.tasks.sources import Row, read_rows
+from dmpo.tasks.sources import OnBadRow, Row, cell_text, file_rows, read_examples
 from dmpo.tasks.splits import shuffled_split
 
 __all__ = ["FileConfig", "FileTask"]
@@ -42,6 +41,7 @@ class FileConfig(PluginConfig):
     test_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of prompts for test, without test_path."
     )
+    on_bad_row: OnBadRow = "stop"
     seed: int = Field(0, ge=0, description="Seed of the cut by prompt.")
 
     @model_validator(mode="after")
@@ -153,8 +153,13 @@ def _without(examples: list[Example], held_out: list[Example]) -> list[Example]:
 
 
 def _read(config: FileConfig, option: str) -> list[Example]:
-    rows = read_rows(getattr(config, option), f"task.{option}")
-    return [_example(config, row) for row in rows]
+    path, name = getattr(config, option), f"task.{option}"
+    return read_examples(
+        file_rows(path, name),
+        functools.partial(_example, config),
+        origin=f"{name}: {path}",
+        on_bad_row=config.on_bad_row,
+    )
 
 
 def _example(config: FileConfig, row: Row) -> Example:
@@ -178,12 +183,10 @@ def _text(row: Row, column: str, option: str) -> str:
             + (f" Did you mean {near!r}?" if near else "")
         )
     value = row.values[column]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
+    text = cell_text(value)
+    if text is None:
         raise DataError(
             f"{row.origin}: column {column!r} must be text with something in it, "
             f"found {value!r:.80}."
         )
-    return value
+    return text

@@ -31,6 +31,7 @@ from dmpo.tasks.prompting import (
     user_message,
 )
 from dmpo.tasks.published import published_sudoku
+from dmpo.tasks.sources import OnBadRow, check_has_source
 from dmpo.tasks.splits import shuffled_split
 from dmpo.tasks.word_problems import read_problems, split_problems, text_column
 
@@ -59,6 +60,7 @@ class SudokuConfig(PluginConfig):
         None, min_length=1, description="File or hub id with puzzle and solution; null: generated."
     )
     test_source: str | None = Field(None, min_length=1, description="The same for test puzzles.")
+    on_bad_row: OnBadRow = "stop"
     grader: Literal["default", "published"] = Field(
         "default", description="`published`: the verdicts of d1's parser, mistakes included."
     )
@@ -87,6 +89,11 @@ class SudokuConfig(PluginConfig):
     def _blanks_are_a_range(self) -> SudokuConfig:
         if self.min_blanks > self.max_blanks:
             raise ValueError(f"min_blanks {self.min_blanks} is above max_blanks {self.max_blanks}.")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_of_a_source(self) -> SudokuConfig:
+        check_has_source(self.on_bad_row, self.train_source, self.test_source)
         return self
 
     @model_validator(mode="after")
@@ -290,7 +297,14 @@ def _from_source(config: SudokuConfig, source: str, split: str) -> tuple[Example
         return sudoku_example(puzzle, text_column(row, "solution", "Solution"), config.format)
 
     option = f"task.{split}_source"
-    found = read_problems(source, split=split, option=option, subset=None, example_of=example)
+    found = read_problems(
+        source,
+        split=split,
+        option=option,
+        subset=None,
+        example_of=example,
+        on_bad_row=config.on_bad_row,
+    )
     return tuple(found)
 
 

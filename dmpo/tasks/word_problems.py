@@ -11,7 +11,7 @@ from pydantic import Field
 from dmpo.errors import DataError
 from dmpo.records import Example, Split
 from dmpo.registry import PluginConfig
-from dmpo.tasks.sources import read_source
+from dmpo.tasks.sources import OnBadRow, Row, cell_text, read_examples, read_source
 from dmpo.tasks.splits import shuffled_split
 
 __all__ = [
@@ -39,6 +39,7 @@ class WordProblemsConfig(PluginConfig):
     validation_size: int = Field(
         256, ge=1, description="Training problems that are kept for validation."
     )
+    on_bad_row: OnBadRow = "stop"
     seed: int = Field(0, ge=0, description="Seed of the cut.")
     response_length: int = Field(
         256, ge=1, description="Tokens that an answer needs, end included."
@@ -68,7 +69,7 @@ def sourced_examples(
 def _test(
     config: WordProblemsConfig, example_of: ExampleOf, subset: str | None
 ) -> tuple[Example, ...]:
-    return tuple(_problems(config.test_source, "test", example_of, subset))
+    return tuple(_problems(config, "test", example_of, subset))
 
 
 @functools.lru_cache(maxsize=8)
@@ -76,16 +77,24 @@ def _parts(
     config: WordProblemsConfig, example_of: ExampleOf, subset: str | None
 ) -> Mapping[Split, tuple[Example, ...]]:
     return split_problems(
-        _problems(config.train_source, "train", example_of, subset),
+        _problems(config, "train", example_of, subset),
         _test(config, example_of, subset),
         num_validation=config.validation_size,
         seed=config.seed,
     )
 
 
-def _problems(source: str, split: str, example_of: ExampleOf, subset: str | None) -> list[Example]:
-    option = f"task.{split}_source"
-    return read_problems(source, split=split, option=option, subset=subset, example_of=example_of)
+def _problems(
+    config: WordProblemsConfig, split: str, example_of: ExampleOf, subset: str | None
+) -> list[Example]:
+    return read_problems(
+        config.test_source if split == "test" else config.train_source,
+        split=split,
+        option=f"task.{split}_source",
+        subset=subset,
+        example_of=example_of,
+        on_bad_row=config.on_bad_row,
+    )
 
 
 def read_problems(
@@ -95,6 +104,7 @@ def read_problems(
     option: str,
     subset: str | None,
     example_of: ExampleOf,
+    on_bad_row: Literal["stop", "skip"],
 ) -> list[Example]:
     """Return the problems of a source, in order.
 
@@ -104,17 +114,24 @@ def read_problems(
         option: What messages call the setting.
         subset: Configuration of a hub's data set.
         example_of: Makes a problem of a row, or raises DataError.
+        on_bad_row: Whether a row that is no problem ends the reading.
 
     Raises:
         DataError: If the source cannot be read, or a row is no problem; then it says which.
     """
-    examples = []
-    for number, row in enumerate(read_source(source, split=split, option=option, subset=subset), 1):
+
+    def example(row: Row) -> Example:
         try:
-            examples.append(example_of(row))
+            return example_of(row.values)
         except DataError as error:
-            raise DataError(f"{option}: {source}, row {number}: {error}") from None
-    return examples
+            raise DataError(f"{row.origin}: {error}") from None
+
+    return read_examples(
+        read_source(source, split=split, option=option, subset=subset),
+        example,
+        origin=f"{option}: {source}",
+        on_bad_row=on_bad_row,
+    )
 
 
 def split_problems(
@@ -142,17 +159,15 @@ def split_problems(
 
 
 def text_column(row: Mapping[str, Any], *names: str) -> str:
-    """Return the first of some columns that holds text; a number counts as its text.
+    """Return the first of some columns that holds text; a finite number counts as its text.
 
     Raises:
         DataError: If none does.
     """
     for name in names:
-        value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and value.strip():
-            return value
+        text = cell_text(row.get(name))
+        if text is not None:
+            return text
     raise DataError(
         f"text under {' or '.join(map(repr, names))} is needed, the row has "
         f"{', '.join(map(repr, row)) or 'nothing'}."

@@ -125,10 +125,16 @@ def test_training_problems_that_stand_in_the_test_source_are_left_out(tmp_path: 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "p"}, "row 2: text under 'test' or 'tests' is needed"),
-        ({"prompt": "p", "tests": "assert f("}, "row 2: the tests cannot be used: not Python"),
-        ({"prompt": "p", "tests": "f(1)"}, "row 2: the tests cannot be used: no test"),
-        ({"tests": "assert f(1)"}, "row 2: text under 'question' or 'prompt' or 'text'"),
+        ({"prompt": "p"}, "line 2: text under 'test' or 'tests' is needed"),
+        ({"prompt": "p", "tests": "assert f("}, "line 2: the tests cannot be used: not Python"),
+        ({"prompt": "p", "tests": "f(1)"}, "line 2: the tests cannot be used: no test"),
+        ({"tests": "assert f(1)"}, "line 2: text under 'question' or 'prompt' or 'text'"),
+        ({"prompt": "p", "tests": [1]}, "line 2: 'tests' must be a list of texts, found"),
+        ({"prompt": "p", "test_list": 5}, "line 2: 'test_list' must be a list of texts, found 5"),
+        (
+            {"prompt": "p", "test_list": ["assert f(1)"], "test_imports": "import math"},
+            "line 2: 'test_imports' must be a list of texts, found 'import math'",
+        ),
     ],
 )
 def test_row_that_is_no_problem_is_named(tmp_path: Path, row: object, message: str) -> None:

@@ -114,8 +114,8 @@ def test_a_number_alone_is_no_demonstration() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "a", "answer": "#### none"}, "row 1: the answer must be a number"),
-        ({"problem": "a", "answer": "1"}, "row 1: text under 'question' is needed"),
+        ({"question": "a", "answer": "#### none"}, "line 1: the answer must be a number"),
+        ({"problem": "a", "answer": "1"}, "line 1: text under 'question' is needed"),
     ],
 )
 def test_a_row_that_is_no_problem_is_named(

@@ -90,8 +90,8 @@ def test_the_answer_may_stand_in_the_solutions_last_box(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"problem": "a", "solution": "None."}, "row 1: there is neither an `answer` nor a box"),
-        ({"problem": "a"}, "row 1: text under 'answer' is needed"),
+        ({"problem": "a", "solution": "None."}, "line 1: there is neither an `answer` nor a box"),
+        ({"problem": "a"}, "line 1: text under 'answer' is needed"),
     ],
 )
 def test_a_row_that_is_no_problem_is_named(

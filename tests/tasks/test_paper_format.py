@@ -137,5 +137,5 @@ def test_rows_that_are_no_problems_are_named(
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row))
-    with pytest.raises(DataError, match=f"task.test_source: .*row 1: .*{message}"):
+    with pytest.raises(DataError, match=f"task.test_source: .*line 1: .*{message}"):
         build(name, test_source=str(file)).examples("test")

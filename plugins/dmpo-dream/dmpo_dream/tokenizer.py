@@ -42,7 +42,9 @@ def _from_vocabulary(directory: Path) -> Any:
             )
     try:
         with quiet_library():
-            return Qwen2TokenizerFast.from_pretrained(str(directory), local_files_only=True)
+            return Qwen2TokenizerFast.from_pretrained(
+                str(directory), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # the reader raises whatever its backend does
         raise CheckpointError(
             f"{directory}: the tokenizer ({', '.join(_FILES)}) cannot be read: {error_line(error)}"
