@@ -11,13 +11,13 @@ RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports docs constraints clean
+.PHONY: help demo test check format lint types imports docs secrets audit constraints clean
 
 help:
 	@echo "make demo   train the packaged model with DMPO on the CPU     (ARGS='--steps 16')"
 	@echo "make test   run all tests                                     (ARGS='-k weights')"
-	@echo "make check  format, lint, types, import contracts, docs, tests"
-	@echo "make format docs constraints clean"
+	@echo "make check  format, lint, types, import contracts, docs, secrets, tests"
+	@echo "make format docs secrets audit constraints clean"
 
 demo: $(RUNTIME)
 	@$(BIN)/dmpo train $(ARGS)
@@ -28,7 +28,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(DEV)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --durations=10 $(ARGS)
 
-check: lint types imports docs test
+check: lint types imports docs secrets test
 
 format: $(DEV)
 	$(BIN)/ruff format .
@@ -48,12 +48,19 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(DEV)
 	$(BIN)/mkdocs build --quiet --strict
 
+secrets: $(DEV)
+	@$(BIN)/python .ci/find_secrets.py
+
+# Needs the network, and says so where there is none.
+audit: $(DEV)
+	@$(BIN)/python .ci/audit_pins.py
+
 # Keeps the pins that still fit; delete constraints.txt first to move everything to its newest.
 constraints: $(DEV)
 	$(BIN)/python -m pip install --quiet uv
 	grep -hoE '"reasoning-gym[^"]*"' $(PLUGINS) | tr -d '" ' > .venv/plugins.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
-	  --no-header pyproject.toml .venv/plugins.in -o .venv/constraints.txt
+	  --no-header --no-emit-package pip pyproject.toml .venv/plugins.in -o .venv/constraints.txt
 	cp .venv/constraints.txt constraints.txt
 
 clean:

@@ -99,7 +99,8 @@ def write_export(source: ExportSource, output: Path, *, merge: bool) -> str:
 
     Raises:
         ConfigError: If the policy cannot merge its adapters.
-        CheckpointError: If the base model is no longer there, or is another.
+        CheckpointError: If the base model is no longer there, or is another, or a file of the run
+            is a link that leads out of it.
         OutputError: If ``output`` cannot be written.
     """
     merged = merge and source.is_adapter
@@ -114,6 +115,7 @@ def write_export(source: ExportSource, output: Path, *, merge: bool) -> str:
         evaluations=read_tables(source.run),
     )
     policy = _merged_policy(source) if merged else None
+    files = list(_saved_files(source))
     with filling(output) as folder:
         if policy is not None:
             policy.save(folder)
@@ -123,7 +125,7 @@ def write_export(source: ExportSource, output: Path, *, merge: bool) -> str:
                     "export without --merge."
                 )
         else:
-            for path in _saved_files(source):
+            for path in files:
                 shutil.copyfile(path, folder / path.name)
         replace_text(folder / "README.md", card)
         for path in folder.iterdir():  # weights are written for their owner's eyes alone
@@ -142,9 +144,19 @@ def _merged_policy(source: ExportSource) -> Any:
 
 
 def _saved_files(source: ExportSource) -> Iterator[Path]:
-    """Yield what the policy itself saved."""
+    """Yield what the policy itself saved.
+
+    Raises:
+        CheckpointError: If a link leads out of the run: what lies there may be nobody else's
+            business, and what is exported is given away.
+    """
     for path in sorted(source.weights.iterdir()):
         if path.is_file() and path.name not in RECORDS and not path.name.startswith("."):
+            if not path.resolve().is_relative_to(source.run.resolve()):
+                raise CheckpointError(
+                    f"{path}: it is a link to {path.resolve()}, outside of the run; put the file "
+                    "itself there."
+                )
             yield path
 
 

@@ -24,6 +24,8 @@ MAX_DEPTH = 32
 """Of mappings and lists inside each other: a value that contains itself has no end."""
 MAX_VALUES = 100_000
 """Of values in a document, aliases written out: a few lines can stand for billions."""
+MAX_CHARACTERS = 10_000_000
+"""Of all texts in a document, aliases written out, too."""
 
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(
@@ -111,10 +113,11 @@ def yaml_value(text: str, origin: str) -> Any:
 
 
 _TOO_LARGE = f"more than {MAX_DEPTH} levels or {MAX_VALUES:,} values; settings have fewer."
+_TOO_LONG = f"more than {MAX_CHARACTERS:,} characters of text; settings have fewer."
 
 
 def _check_size(value: Any) -> None:
-    level, count = [value], 0
+    level, count, characters = [value], 0, 0
     for _ in range(MAX_DEPTH):
         mappings = [item for item in level if isinstance(item, dict)]
         lists = [item for item in level if isinstance(item, list | set)]
@@ -125,6 +128,9 @@ def _check_size(value: Any) -> None:
             return
         if count > MAX_VALUES:
             break
+        characters += sum(len(item) for item in level if isinstance(item, str))
+        if characters > MAX_CHARACTERS:
+            raise ConfigError(_TOO_LONG)
     raise ConfigError(_TOO_LARGE)
 
 

@@ -15,8 +15,10 @@ from transformers.utils import logging as library_logging
 from dmpo.errors import CheckpointError, ConfigError, reading_failure
 
 __all__ = [
+    "ADAPTER",
     "INDEX",
     "WEIGHTS",
+    "has_all_weights",
     "has_weights",
     "model_directory",
     "packaged_directory",
@@ -27,8 +29,13 @@ __all__ = [
 
 WEIGHTS = "model.safetensors"
 """A model's weights in one file."""
+ADAPTER = "adapter_config.json"
+"""What a folder with an adapter holds."""
 INDEX = "model.safetensors.index.json"
 """Which shard holds which tensor."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of the files that PyTorch writes."""
 
 _FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
@@ -38,12 +45,13 @@ def packaged_directory(name: str) -> Path:
     return Path(str(resources.files("dmpo"))) / "assets" / name
 
 
-def model_directory(model: str, revision: str | None) -> Path:
+def model_directory(model: str, revision: str | None, *, needs_weights: bool = True) -> Path:
     """Return the local directory of a path or hub id; the local cache comes first.
 
     Args:
         model: A directory, or ``owner/name`` on the hub.
         revision: Branch, tag or commit on the hub.
+        needs_weights: Whether a model's weights are fetched, too, where they are not here.
 
     Raises:
         ConfigError: If a revision is given for a directory.
@@ -60,13 +68,15 @@ def model_directory(model: str, revision: str | None) -> Path:
             "(owner/name)."
         )
     reason = ""
+    is_enough = has_all_weights if needs_weights else _has_config
+    patterns = [name for name in _FILES if needs_weights or name != "*.safetensors"]
     for offline in (True, False):
         try:
             found = Path(
                 snapshot_download(
                     model,
                     revision=revision,
-                    allow_patterns=list(_FILES),
+                    allow_patterns=patterns,
                     local_files_only=offline,
                 )
             )
@@ -74,7 +84,7 @@ def model_directory(model: str, revision: str | None) -> Path:
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         # A download that broke off has left a part in the cache: the hub has the rest.
-        if _is_complete(found):
+        if is_enough(found):
             return found
         reason = (
             "some of its files are missing in the local cache"
@@ -92,6 +102,17 @@ def has_weights(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
 
 
+def _no_weights(directory: Path) -> str:
+    """Say that there are no safetensors, and why what there is instead is not read."""
+    pickles = sorted(path.name for ending in _PICKLES for path in directory.glob(f"*{ending}"))
+    if not pickles:
+        return f"no {WEIGHTS} there."
+    return (
+        f"no {WEIGHTS} there. {pickles[0]} is not read: it is a pickle, which runs whatever code "
+        "stands in it; where you trust it, save the model as safetensors elsewhere."
+    )
+
+
 def shard_names(directory: Path) -> list[str]:
     """Return the files that ``model.safetensors.index.json`` lists.
 
@@ -102,7 +123,7 @@ def shard_names(directory: Path) -> list[str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{directory}: no {WEIGHTS} there.") from None
+        raise CheckpointError(f"{directory}: {_no_weights(directory)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{index}: it cannot be read: {reading_failure(error)}; fetch it again."
@@ -118,7 +139,11 @@ def shard_names(directory: Path) -> list[str]:
     return sorted(set(files.values()))
 
 
-def _is_complete(directory: Path) -> bool:
+def _has_config(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
+def has_all_weights(directory: Path) -> bool:
     """Return whether all files of weights are there; what is wrong with an index shows later."""
     if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
         return has_weights(directory)
@@ -128,19 +153,22 @@ def _is_complete(directory: Path) -> bool:
         return True
 
 
-def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[str, Any]:
+def read_model_config(
+    directory: Path, *, model_type: str, family: str, needs_weights: bool = True
+) -> dict[str, Any]:
     """Return the content of ``config.json`` after checking that the files are of the family.
 
     Args:
         directory: A model's directory.
         model_type: What ``config.json`` must say.
         family: The policy's name, for messages.
+        needs_weights: Whether weights must be there.
 
     Raises:
         CheckpointError: If files are missing, unreadable or of another family.
     """
     file = directory / "config.json"
-    if (directory / "adapter_config.json").is_file() and not file.is_file():
+    if (directory / ADAPTER).is_file() and not file.is_file():
         raise CheckpointError(
             f"{directory}: it holds an adapter, not a model; merge it into its base with "
             "`dmpo export RUN --merge`, or name the base."
@@ -159,8 +187,8 @@ def read_model_config(directory: Path, *, model_type: str, family: str) -> dict[
             f"{directory}: its model_type is {found!r}; the {family} policy accepts "
             f"{model_type!r}. Choose the policy of that family with --policy."
         )
-    if not has_weights(directory):
-        raise CheckpointError(f"{directory}: no model.safetensors there.")
+    if needs_weights and not has_weights(directory):
+        raise CheckpointError(f"{directory}: {_no_weights(directory)}")
     return content
 
 

@@ -74,7 +74,8 @@ class ClassifierReward(RewardModel):
 
     One label (as reward models have, TRL's too): its raw score. Several: the probability or the
     logit of ``label``. The model is frozen, in evaluation mode, and moves to the accelerator
-    when it is first asked; it is loaded from the hub's cache or a directory.
+    when it is first asked; it is loaded from the hub's cache or a directory, from safetensors alone
+    and without a line of the model's own code.
     """
 
     Config = ClassifierRewardConfig
@@ -88,7 +89,7 @@ class ClassifierReward(RewardModel):
         self.config = config
         with quiet_library():
             self._tokenizer = _loaded(AutoTokenizer, config)
-            self._model = _loaded(AutoModelForSequenceClassification, config)
+            self._model = _loaded(AutoModelForSequenceClassification, config, use_safetensors=True)
         self._model.eval().requires_grad_(False)
         self._label = _label(self._model.config, config.label)
         self._max_length = _max_length(self._tokenizer, self._model.config, config.max_length)
@@ -168,14 +169,18 @@ class ClassifierReward(RewardModel):
         return logits[:, self._label].cpu()
 
 
-def _loaded(family: Any, config: ClassifierRewardConfig) -> Any:
+def _loaded(family: Any, config: ClassifierRewardConfig, **options: Any) -> Any:
     try:
-        return family.from_pretrained(config.model, revision=config.revision)
+        # Left out, trust_remote_code would have the library ask at the terminal.
+        return family.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=False, **options
+        )
     except Exception as error:  # the library raises whatever its layers raise
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"reward.model: {config.model} is no sequence classifier that can be loaded: "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {reason} (Weights must be safetensors: a pickle, such as "
+            "pytorch_model.bin, and a model's own code are never run.)"
         ) from error
 
 
