@@ -40,6 +40,7 @@ __all__ = [
     "Views",
     "Weights",
     "expand_rows",
+    "first_used_column",
 ]
 
 Split = Literal["train", "validation", "test"]
@@ -68,6 +69,29 @@ class Prompts:
     """Token ids; padding positions hold the pad id and are never looked at."""
     attention_mask: Bool[Tensor, "B P"]
     """True on real tokens."""
+    index: Int[Tensor, " B"] | None = None
+    """Place of each prompt in the order of the run, over all processes: what is drawn for it
+    depends on this alone. None: the prompts are told apart by their rows."""
+
+    def rows(self, rows: Sequence[int]) -> Prompts:
+        """Return the named prompts, in that order; padding stays."""
+        at = torch.tensor(rows, dtype=torch.long)
+        there = at.to(self.tokens.device)
+        return Prompts(
+            examples=tuple(self.examples[row] for row in rows),
+            tokens=self.tokens[there],
+            attention_mask=self.attention_mask[there],
+            index=None if self.index is None else self.index[at],
+        )
+
+    def trimmed(self) -> Prompts:
+        """Leave out the columns on the left in which no prompt has a token."""
+        first = first_used_column(self.attention_mask)
+        if first == 0:
+            return self
+        return replace(
+            self, tokens=self.tokens[:, first:], attention_mask=self.attention_mask[:, first:]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,15 +140,10 @@ class Rollouts:
     def groups(self, index: Sequence[int]) -> Rollouts:
         """Return the rollouts of the named prompts, in that order."""
         at = torch.tensor(index, dtype=torch.long, device=self.completions.device)
-        prompts, entropies = self.prompts, self.entropies
-        prompt_at = at.to(prompts.tokens.device)
+        entropies = self.entropies
         return replace(
             self,
-            prompts=Prompts(
-                examples=tuple(prompts.examples[i] for i in index),
-                tokens=prompts.tokens[prompt_at],
-                attention_mask=prompts.attention_mask[prompt_at],
-            ),
+            prompts=self.prompts.rows(index),
             completions=self.completions[at],
             answer_mask=self.answer_mask[at],
             commit_step=self.commit_step[at],
@@ -271,10 +290,12 @@ class Batch:
     """Stored token log-probabilities of the behaviour policy on these views, if needed."""
     reference_log_probs: Float[Tensor, "S R D"] | None
     """The same of the reference, if needed."""
-    num_rows_in_buffer: int
-    """Rows of the whole buffer (of all slices together)."""
+    num_rows_in_buffer: int | float
+    """Rows of the whole buffer, all slices together; of several processes their mean, because
+    they take the mean of their gradients."""
     num_tokens_in_buffer: float
-    """Scored completion tokens of the whole buffer, each as often as its views weigh it."""
+    """Scored completion tokens of the whole buffer, each as often as its views weigh it; of several
+    processes their mean."""
     view_targets: Int[Tensor, "S R D"] | None = None
     """Tokens that each view is trained towards in place of ``completions``."""
     row_weights: Float[Tensor, " S"] | None = None
@@ -319,6 +340,13 @@ class Batch:
         share = self.share_kept * len(rows) / max(1, self.num_rows)
         return replace(self.rows(rows), share_kept=share)
 
+    def by_length(self) -> Batch:
+        """Return the rows with the shortest prompts first, so that slices hold little padding."""
+        lengths = self.prompt_mask.sum(dim=1)
+        if bool((lengths == lengths[:1]).all()):
+            return self
+        return self.rows(lengths.argsort(stable=True))
+
     def split(self, num_rows: int, num_views: int | None = None) -> Sequence[Batch]:
         """Cut into slices of at most ``num_rows`` rows.
 
@@ -358,6 +386,11 @@ class LossOutput:
     """Differentiable; the sum over slices is the loss of the step."""
     metrics: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
     """Detached parts, normalised like the loss, so they add up over slices too."""
+
+
+def first_used_column(mask: Bool[Tensor, "S P"]) -> int:
+    """Return the first column that is True in any row; 0 if there is none."""
+    return int(mask.any(dim=0).to(torch.uint8).argmax()) if mask.numel() else 0
 
 
 def expand_rows(value: Tensor, num_rollouts: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dmpo.diffusion.draws import uniform
 from dmpo.errors import ConfigError
 
 __all__ = [
@@ -46,13 +47,11 @@ def uniform_levels(
     Returns:
         Levels, float64.
     """
-    device = generator.device
     if not stratified:
-        return torch.rand(
-            *shape, num_draws, generator=generator, dtype=torch.float64, device=device
-        )
-    offset = torch.rand(*shape, 1, generator=generator, dtype=torch.float64, device=device)
-    return (torch.arange(num_draws, dtype=torch.float64, device=device) + offset) / num_draws
+        return uniform((*shape, num_draws), generator)
+    offset = uniform((*shape, 1), generator)
+    place = torch.arange(num_draws, dtype=torch.float64, device=offset.device)
+    return (place + offset) / num_draws
 
 
 def mask_counts(
@@ -87,7 +86,7 @@ def random_subsets(
 ) -> Bool[Tensor, "*rows R D"]:
     """Return, for each count m, a uniformly random set of m scored tokens."""
     shape = (*counts.shape, scored.shape[-1])
-    noise = torch.rand(shape, generator=generator, device=generator.device).to(scored.device)
+    noise = uniform(shape, generator, torch.float32).to(scored.device)
     noise = noise.masked_fill(~scored.unsqueeze(-2), 2.0)
     ranks = noise.argsort(dim=-1).argsort(dim=-1)
     return ranks < counts.unsqueeze(-1)
@@ -98,7 +97,7 @@ def bernoulli_masks(
 ) -> Bool[Tensor, "*rows R D"]:
     """Return, for each rate t, a set that holds each scored token by itself with probability t."""
     shape = (*rates.shape, scored.shape[-1])
-    noise = torch.rand(shape, generator=generator, dtype=rates.dtype, device=generator.device)
+    noise = uniform(shape, generator, rates.dtype)
     hidden = noise < rates.unsqueeze(-1).to(noise.device)
     return hidden.to(scored.device) & scored.unsqueeze(-2)
 
@@ -115,7 +114,7 @@ def context_masks(
         generator: The source of randomness.
     """
     shape = (*real.shape[:-1], num_draws, real.shape[-1])
-    noise = torch.rand(shape, generator=generator, device=generator.device)
+    noise = uniform(shape, generator, torch.float32)
     return (noise < rate).to(real.device) & real.unsqueeze(-2)
 
 

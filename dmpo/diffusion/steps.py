@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dmpo.diffusion.draws import uniform
 from dmpo.diffusion.masking import uniform_levels
 
 __all__ = ["PathSteps", "distinct_draws", "path_steps", "step_means", "systematic_draws"]
@@ -107,9 +108,7 @@ def distinct_draws(
         num_draws: R; cut to T.
         generator: The source of randomness.
     """
-    noise = torch.empty(
-        log_probabilities.shape, dtype=torch.float64, device=generator.device
-    ).exponential_(generator=generator)
+    noise = -torch.log1p(-uniform(log_probabilities.shape, generator))
     keys = log_probabilities.double() - noise.log().to(log_probabilities.device)
     best = keys.topk(min(num_draws, keys.shape[-1]), dim=-1)
     return best.indices.masked_fill(best.values == -torch.inf, -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from dmpo.diffusion.masking import context_masks
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Rollouts, Views, expand_rows
+from dmpo.policies.portions import in_portions
+from dmpo.records import Rollouts, Views, expand_rows, first_used_column
 from dmpo.registry import PluginConfig
 
 __all__ = [
@@ -173,7 +175,8 @@ def view_log_probs(
     """Return log π(o_d | view) of the hidden tokens with a coefficient, zero elsewhere.
 
     Differentiable. The prompt is never scored and, unless the views say so, never hidden;
-    padding is never hidden. A view that scores nothing costs no forward pass.
+    padding is never hidden. A view that scores nothing costs no forward pass, nor does padding
+    that all rows have in common.
 
     Args:
         policy: The model.
@@ -188,6 +191,10 @@ def view_log_probs(
         Log-probabilities in nats, float32.
     """
     num_rows, num_views, length = views.hidden.shape
+    if (first := first_used_column(prompt_mask)) > 0:
+        prompt_tokens, prompt_mask = prompt_tokens[:, first:], prompt_mask[:, first:]
+        if views.prompt_hidden is not None:
+            views = replace(views, prompt_hidden=views.prompt_hidden[..., first:])
     prompt_length, device = prompt_tokens.shape[1], policy.device
     scored = scored_views(views, device)
     used = scored.any(dim=1).nonzero().squeeze(1)
@@ -258,7 +265,8 @@ def rollout_log_probs(
         policy: The model; it is put into evaluation mode for the time.
         rollouts: The buffer.
         views: Views [B, N, R, …] of it.
-        rows_per_forward: Rollouts per forward pass (each with its R views), at least 1.
+        rows_per_forward: Rollouts per forward pass (each with its R views), at least 1; fewer
+            where memory is too small. Rows with prompts of one length run together.
         targets: What is scored in place of the completions, per view.
 
     Returns:
@@ -270,18 +278,22 @@ def rollout_log_probs(
     completions = rollouts.completions.flatten(0, 1)
     flat = views.flatten_rows()
     wanted = None if targets is None else targets.flatten(0, 1)
-    parts = []
+    # Sorted by length, so that few rows are padded; groups stay together.
+    order = prompt_mask.sum(dim=1).argsort(stable=True)
+
+    def log_probs_of(portion: slice) -> Float[Tensor, "S R D"]:
+        rows = order[portion]
+        there = rows.to(completions.device)
+        return view_log_probs(
+            policy,
+            prompt_tokens[rows],
+            prompt_mask[rows],
+            completions[there],
+            flat.rows(rows.to(flat.hidden.device)),
+            targets=None if wanted is None else wanted[rows.to(wanted.device)],
+        )
+
     with policy.evaluating():
-        for start in range(0, rollouts.num_rows, rows_per_forward):
-            rows = slice(start, start + rows_per_forward)
-            parts.append(
-                view_log_probs(
-                    policy,
-                    prompt_tokens[rows],
-                    prompt_mask[rows],
-                    completions[rows],
-                    flat.rows(rows),
-                    targets=None if wanted is None else wanted[rows],
-                )
-            )
-    return torch.cat(parts).reshape(views.hidden.shape)
+        parts = torch.cat(in_portions(rollouts.num_rows, rows_per_forward, log_probs_of))
+    sorted_back = torch.empty_like(parts).index_copy(0, order.to(parts.device), parts)
+    return sorted_back.reshape(views.hidden.shape)

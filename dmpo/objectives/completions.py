@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dmpo.diffusion.draws import uniform
 from dmpo.likelihoods.base import noised_views, scored_views
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Rewards, Rollouts, Views, expand_rows
@@ -60,6 +61,7 @@ def complete_views(
     at = torch.arange(prompt_length, prompt_length + length, device=policy.device)
     most = max(1, MAX_LOGITS // (length * policy.vocab_size))
     filled = completions.to(policy.device).repeat_interleave(num_views, dim=0)
+    numbers = uniform(views.hidden.shape, generator).flatten(0, 2) if temperature > 0 else None
     with policy.evaluating():
         for chosen in torch.split(used, min(rows_per_forward * num_views, most)):
             if len(chosen) == 0:  # nothing to do is one empty piece
@@ -68,7 +70,8 @@ def complete_views(
                 policy, prompt_tokens, prompt_mask, completions, flat, chosen
             )
             logits = policy.logits(noisy, attention, at.expand(len(chosen), -1))
-            drawn = draw_tokens(logits, temperature, generator)
+            own = None if numbers is None else numbers[chosen.to(numbers.device)]
+            drawn = draw_tokens(logits, temperature, own)
             filled[chosen] = torch.where(hidden[chosen], drawn, filled[chosen])
     return filled.reshape(views.hidden.shape)
 

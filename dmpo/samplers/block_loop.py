@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from dmpo.diffusion.draws import substreams, uniforms_at
 from dmpo.errors import ConfigError, PluginError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts
@@ -181,7 +182,8 @@ def fill_canvas(
         forward: Runs the model; one per call, as it may hold a cache.
         config: Lengths and temperature.
         num_rollouts: N, at least 1.
-        generator: The only source of randomness, on the CPU or the policy's device.
+        generator: The only source of randomness. What a row draws depends on its group and its
+            place in it alone (:mod:`dmpo.diffusion.draws`), not on the rows beside it.
         on_step: Told of the canvas before the first step and after each.
 
     Returns:
@@ -236,7 +238,7 @@ class _Loop:
         self._rule = rule
         self._forward = forward
         self._config = config
-        self._generator = generator
+        self._streams = canvas.streams(generator)
         self._on_step = on_step
         self.num_forwards = 0
         self.is_exact = records_path(rule, config, is_exact=forward.is_exact)
@@ -253,18 +255,20 @@ class _Loop:
         """Take steps until no row hides anything between ``start`` and the block's end."""
         canvas, end = self._canvas, start + self._config.block_size
         rows = canvas.live_rows
-        order = _random_order(len(rows), end - start, self._generator).to(rows.device)
+        streams = substreams(self._streams[rows], start)
+        order = _random_order(substreams(streams, 0), end - start)
         newly_revealed = torch.zeros_like(rows)
         for step in itertools.count():
             hidden = canvas.hidden[rows, start:end]
             is_open = hidden.any(dim=1)
             if not bool(is_open.all()):
                 rows, order, hidden = rows[is_open], order[is_open], hidden[is_open]
-                newly_revealed = newly_revealed[is_open]
+                streams, newly_revealed = streams[is_open], newly_revealed[is_open]
             if not len(rows):
                 return
             state = BlockState(hidden=hidden, order=order, step=step)
-            newly_revealed = self._step(rows, state, start, newly_revealed)
+            numbers = substreams(streams, step + 1)
+            newly_revealed = self._step(rows, state, start, newly_revealed, numbers)
             self.tell()
 
     def _step(
@@ -273,6 +277,7 @@ class _Loop:
         state: BlockState,
         start: int,
         newly_revealed: Int[Tensor, " S"],
+        streams: Int[Tensor, " S"],
     ) -> Int[Tensor, " S"]:
         """Ask the model once, reveal, and return how many tokens each row has revealed."""
         canvas, config = self._canvas, self._config
@@ -281,7 +286,8 @@ class _Loop:
         logits = self._forward.logits(
             canvas.step_input(rows, at + start, valid, block=block, step=state.step)
         )
-        tokens = draw_tokens(logits, config.temperature, self._generator)
+        numbers = uniforms_at(streams, at) if config.temperature > 0 else None
+        tokens = draw_tokens(logits, config.temperature, numbers)
         revealed = self._rule.reveal(
             Proposal(
                 logits=logits,
@@ -305,11 +311,9 @@ class _Loop:
         return is_new.sum(dim=1)
 
 
-def _random_order(num_rows: int, length: int, generator: torch.Generator) -> Int[Tensor, "S L"]:
-    keys = torch.rand(
-        num_rows, length, dtype=torch.float64, device=generator.device, generator=generator
-    )
-    return keys.argsort(dim=1).argsort(dim=1)
+def _random_order(streams: Int[Tensor, " S"], length: int) -> Int[Tensor, "S L"]:
+    places = torch.arange(length, device=streams.device).expand(len(streams), -1)
+    return uniforms_at(streams, places).argsort(dim=1).argsort(dim=1)
 
 
 def _positions(

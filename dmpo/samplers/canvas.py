@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dmpo.diffusion.draws import row_streams
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rollouts, expand_rows
 from dmpo.samplers.forward import StepInput
@@ -48,6 +49,13 @@ class Canvas:
         self._commit_step = torch.full(shape, -1, dtype=torch.long, device=device)
         self._log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
         self._entropies = torch.zeros(shape, dtype=torch.float32, device=device)
+
+    def streams(self, generator: torch.Generator) -> Int[Tensor, " S"]:
+        """Return a stream of random numbers for each of the B·N rows."""
+        num_prompts = len(self._prompts.examples)
+        return row_streams(
+            generator, num_prompts, self._num_rollouts, self._tokens.device
+        ).flatten()
 
     @property
     def live_rows(self) -> Int[Tensor, " S"]:

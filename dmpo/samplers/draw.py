@@ -15,7 +15,7 @@ CHUNK_ELEMENTS = 2**20
 
 
 def draw_tokens(
-    logits: Float[Tensor, "S K V"], temperature: float, generator: torch.Generator
+    logits: Float[Tensor, "S K V"], temperature: float, uniform: Float[Tensor, "S K"] | None
 ) -> Int[Tensor, "S K"]:
     """Draw from softmax(logits / temperature); argmax at 0.
 
@@ -25,17 +25,19 @@ def draw_tokens(
     Args:
         logits: Float32.
         temperature: At least 0.
-        generator: Where the uniform numbers come from; not touched at temperature 0.
+        uniform: Independent numbers in [0, 1), float64; not looked at, and may be None, at
+            temperature 0.
 
     Returns:
         One token per position.
+
+    Raises:
+        ValueError: If there are no numbers to draw by.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    # Drawn on the generator's device: a run's numbers do not depend on where the model is.
-    uniform = torch.rand(
-        logits.shape[:-1], dtype=torch.float64, device=generator.device, generator=generator
-    )
+    if uniform is None:
+        raise ValueError("drawing at a temperature above 0 takes a uniform number per position")
     return _inverted(logits, temperature, uniform.to(logits.device))
 
 

@@ -1,7 +1,9 @@
 """Random generators that depend on nothing but what they are for.
 
 A run resumes bit for bit because no stream outlives the call it was made for: a generator is
-seeded by (seed, rank, step, purpose), and a checkpoint needs only those numbers.
+seeded by (seed, rank, step, purpose), and a checkpoint needs only those numbers. What is drawn for
+a group is seeded by the group's place in the run and not by the rank, so that the number of
+processes changes nothing; dropout alone knows its rank.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["generator_for", "seed_for", "seeded_dropout"]
+from dmpo.diffusion.draws import GroupGenerator
+from dmpo.records import Prompts
+
+__all__ = ["generator_for", "group_generator", "seed_for", "seeded_dropout"]
 
 
 def seed_for(seed: int, rank: int, step: int, purpose: str) -> int:
@@ -37,6 +42,20 @@ def generator_for(
         A generator whose stream is independent of every other purpose, step and rank.
     """
     return torch.Generator(device=device).manual_seed(seed_for(seed, rank, step, purpose))
+
+
+def group_generator(seed: int, step: int, purpose: str, prompts: Prompts) -> GroupGenerator:
+    """Return a fresh generator for one purpose at one step, with a stream for each group.
+
+    Args:
+        seed: The run's seed.
+        step: Gradient step, from 0.
+        purpose: What is drawn.
+        prompts: Whose places in the run tell the groups apart.
+    """
+    index = prompts.index
+    keys = torch.arange(len(prompts.examples)) if index is None else index
+    return GroupGenerator(seed_for(seed, 0, step, purpose), keys)
 
 
 @contextmanager

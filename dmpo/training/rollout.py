@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool
@@ -11,11 +11,21 @@ from torch.nn.functional import pad
 
 from dmpo.errors import RewardError
 from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.portions import in_portions
 from dmpo.records import Prompts, Rewards, Rollouts
 from dmpo.samplers.base import Sampler
 from dmpo.training.events import UnmaskedSample
 
-__all__ = ["check_rewards", "flat_groups", "joined", "sample_rollouts", "unmasked_sample"]
+__all__ = [
+    "check_rewards",
+    "flat_groups",
+    "inverse",
+    "joined",
+    "joined_rewards",
+    "joined_rollouts",
+    "sample_rollouts",
+    "unmasked_sample",
+]
 
 
 def sample_rollouts(
@@ -25,33 +35,49 @@ def sample_rollouts(
     *,
     num_rollouts: int,
     rows_per_forward: int,
-    generator: torch.Generator,
+    generator: Callable[[Prompts], torch.Generator],
+    on_portion: Callable[[Rollouts], None] | None = None,
 ) -> Rollouts:
     """Return N rollouts of each prompt, whole groups at a time.
+
+    Prompts of about one length are sampled together, so that little is padded.
 
     Args:
         policy: The behaviour policy; in evaluation mode for the time.
         sampler: How completions are made.
         prompts: B prompts.
         num_rollouts: N.
-        rows_per_forward: Rollouts sampled at once, at most; at least N.
-        generator: The only source of randomness.
+        rows_per_forward: Rollouts sampled at once, at most; at least N. Fewer, down to N, where
+            memory is too small.
+        generator: The source of randomness of some of the prompts.
+        on_portion: Told of the rollouts that are there, while others are still to come; in the
+            order of the prompts' lengths.
 
     Returns:
         The rollouts in the order of the prompts.
     """
     prompts_at_once = max(1, rows_per_forward // num_rollouts)
+    order = prompts.attention_mask.sum(dim=1).argsort(stable=True).tolist()
+
+    def sampled(portion: slice) -> Rollouts:
+        some = prompts.rows(order[portion]).trimmed()
+        rollouts = sampler.sample(
+            policy, some, num_rollouts=num_rollouts, generator=generator(some)
+        )
+        if on_portion is not None:
+            on_portion(rollouts)
+        return rollouts
+
     with policy.evaluating():
-        parts = [
-            sampler.sample(
-                policy,
-                _rows(prompts, slice(start, start + prompts_at_once)),
-                num_rollouts=num_rollouts,
-                generator=generator,
-            )
-            for start in range(0, len(prompts.examples), prompts_at_once)
-        ]
-    return parts[0] if len(parts) == 1 else _joined(prompts, parts)
+        parts = in_portions(len(order), prompts_at_once, sampled)
+    if len(parts) == 1 and order == sorted(order):
+        return parts[0]
+    return joined_rollouts(parts).groups(inverse(order))
+
+
+def inverse(order: Sequence[int]) -> list[int]:
+    """Return where each thing lies that has been put into an order."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def joined(parts: Sequence[tuple[Rollouts, Rewards]]) -> tuple[Rollouts, Rewards]:
@@ -59,14 +85,19 @@ def joined(parts: Sequence[tuple[Rollouts, Rewards]]) -> tuple[Rollouts, Rewards
     if len(parts) == 1:
         return parts[0]
     rollouts, rewards = zip(*parts, strict=True)
-    names = dict.fromkeys(name for each in rewards for name in each.components)
-    nothing = [torch.full_like(each.total, torch.nan) for each in rewards]
-    return _joined(_padded([each.prompts for each in rollouts]), rollouts), Rewards(
-        total=torch.cat([each.total for each in rewards]),
+    return joined_rollouts(rollouts), joined_rewards(rewards)
+
+
+def joined_rewards(parts: Sequence[Rewards]) -> Rewards:
+    """Return the rewards of several buffers as those of one."""
+    names = dict.fromkeys(name for each in parts for name in each.components)
+    nothing = [torch.full_like(each.total, torch.nan) for each in parts]
+    return Rewards(
+        total=torch.cat([each.total for each in parts]),
         components={
             # A reward that fails on a whole buffer has other components there.
             name: torch.cat(
-                [each.components.get(name, nan) for each, nan in zip(rewards, nothing, strict=True)]
+                [each.components.get(name, nan) for each, nan in zip(parts, nothing, strict=True)]
             )
             for name in names
         },
@@ -115,31 +146,14 @@ def unmasked_sample(
     )
 
 
-def _rows(prompts: Prompts, rows: slice) -> Prompts:
-    return Prompts(
-        examples=prompts.examples[rows],
-        tokens=prompts.tokens[rows],
-        attention_mask=prompts.attention_mask[rows],
-    )
-
-
-def _padded(prompts: Sequence[Prompts]) -> Prompts:
-    longest = max(each.tokens.shape[1] for each in prompts)
-    pads = [longest - each.tokens.shape[1] for each in prompts]
-    return Prompts(
-        examples=tuple(example for each in prompts for example in each.examples),
-        tokens=torch.cat([pad(each.tokens, (n, 0)) for each, n in zip(prompts, pads, strict=True)]),
-        attention_mask=torch.cat(
-            [pad(each.attention_mask, (n, 0)) for each, n in zip(prompts, pads, strict=True)]
-        ),
-    )
-
-
-def _joined(prompts: Prompts, parts: Sequence[Rollouts]) -> Rollouts:
+def joined_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
+    """Return the rollouts of several buffers as one; prompts are padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
     log_probs = [part.log_probs for part in parts if part.log_probs is not None]
     entropies = [part.entropies for part in parts if part.entropies is not None]
     return Rollouts(
-        prompts=prompts,
+        prompts=_joined_prompts([part.prompts for part in parts]),
         completions=torch.cat([part.completions for part in parts]),
         answer_mask=torch.cat([part.answer_mask for part in parts]),
         commit_step=torch.cat([part.commit_step for part in parts]),
@@ -148,4 +162,18 @@ def _joined(prompts: Prompts, parts: Sequence[Rollouts]) -> Rollouts:
         temperature=parts[0].temperature,
         num_forwards=sum(part.num_forwards for part in parts),
         texts=tuple(texts for part in parts for texts in part.texts),
+    )
+
+
+def _joined_prompts(parts: Sequence[Prompts]) -> Prompts:
+    longest = max(each.tokens.shape[1] for each in parts)
+    pads = [longest - each.tokens.shape[1] for each in parts]
+    index = [each.index for each in parts if each.index is not None]
+    return Prompts(
+        examples=tuple(example for each in parts for example in each.examples),
+        tokens=torch.cat([pad(each.tokens, (n, 0)) for each, n in zip(parts, pads, strict=True)]),
+        attention_mask=torch.cat(
+            [pad(each.attention_mask, (n, 0)) for each, n in zip(parts, pads, strict=True)]
+        ),
+        index=torch.cat(index) if len(index) == len(parts) else None,
     )
