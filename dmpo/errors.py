@@ -2,6 +2,7 @@
 
 A message names the field, what was given, what is accepted and, where there is one, the
 nearest valid name. The command line prints the message alone and exits with ``exit_code``.
+What a run goes on after is a warning of Python's, and a line of its own on the command line.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DataWarning",
     "DivergenceError",
     "DmpoError",
+    "OutOfMemoryError",
     "OutputError",
     "PluginError",
+    "ProcessError",
     "RewardError",
     "UnknownNameError",
     "nearest_name",
@@ -41,6 +45,10 @@ class DataError(DmpoError, ValueError):
     """A data set or a prompt that cannot be used as given."""
 
     exit_code = 2
+
+
+class DataWarning(UserWarning):
+    """Data that were left out because a setting says so."""
 
 
 class UnknownNameError(ConfigError, LookupError):
@@ -81,8 +89,16 @@ class DivergenceError(DmpoError, ArithmeticError):
     """A run whose losses or gradients stay infinite or not numbers."""
 
 
+class OutOfMemoryError(DmpoError, MemoryError):
+    """A step that is too large for the device."""
+
+
 class OutputError(DmpoError, OSError):
     """A file that cannot be written: no space, no permission, no such place."""
+
+
+class ProcessError(DmpoError, RuntimeError):
+    """Another process of the run that is gone, or does not come."""
 
 
 class RewardError(DmpoError, RuntimeError):

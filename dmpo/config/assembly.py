@@ -131,7 +131,7 @@ def build_objective(
         weights=WEIGHTS.build(config.weights.name, config.weights.parameters),
         baseline=BASELINES.build(config.baseline.name, config.baseline.parameters),
         updates_per_buffer=config.training.updates_per_buffer,
-        rows_per_forward=config.training.rows_per_forward,
+        rows_per_forward=config.training.likelihood_rows or config.training.rows_per_forward,
         replays=config.training.replay_buffers > 1,
         score=score,
     )

@@ -28,6 +28,7 @@ SETTING_FLAGS: Final[Mapping[str, str]] = {
     "--seed": "seed",
     "--steps": "training.num_steps",
     "--max-seconds": "training.max_seconds",
+    "--auto-micro-batch": "training.auto_micro_batch",
 }
 """The flags that stand for one setting each, and its dotted path."""
 

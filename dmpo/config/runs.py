@@ -30,7 +30,13 @@ FREE_SETTINGS = (
     "training.max_seconds",
     "training.max_model_tokens",
     "training.max_model_flops",
+    "training.auto_micro_batch",
+    "training.likelihood_rows",
     "training.micro_batch_rows",
+    "training.offload_buffers",
+    "training.on_save_error",
+    "training.overlap_rewards",
+    "training.process_timeout",
     "training.rows_per_forward",
     "training.checkpoint_every",
     "training.keep_checkpoints",
@@ -41,7 +47,7 @@ FREE_SETTINGS = (
 )
 """What a resume may change: how long, how often, in what portions; never what is computed.
 
-Other portions may round otherwise, and ``rows_per_forward`` deals the random numbers out anew."""
+Other portions may round otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from peft import (
     set_peft_model_state_dict,
 )
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from dmpo.errors import CheckpointError
 from dmpo.files import replace_text
+from dmpo.policies.sharded import is_sharded, put_state
 from dmpo.settings import Settings
 
 __all__ = [
@@ -34,6 +36,9 @@ __all__ = [
     "merge_lora",
     "save_adapter",
 ]
+
+_NAMES_END = re.compile(r"(\.weight|\.bias)$")
+"""Before which PEFT's modules, unlike its files, have the adapter's name."""
 
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "paper": ("q_proj", "k_proj", "v_proj", "up_proj"),
@@ -104,10 +109,19 @@ def adapters_disabled(adapted: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def save_adapter(adapted: nn.Module, directory: Path) -> None:
-    """Write the adapter alone, in PEFT's own format."""
+def save_adapter(
+    adapted: nn.Module, directory: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the adapter alone, in PEFT's own format.
+
+    Args:
+        adapted: PEFT's wrapper.
+        directory: Where to.
+        state: Its whole state, where it holds only a part itself.
+    """
     wrapper: Any = adapted
-    wrapper.save_pretrained(str(directory), save_embedding_layers=False)
+    given = {} if state is None else {"state_dict": dict(state)}
+    wrapper.save_pretrained(str(directory), save_embedding_layers=False, **given)
     # PEFT keeps a set of targets and writes it in the order of this process's hash seed.
     file = directory / "adapter_config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -130,6 +144,9 @@ def load_adapter(adapted: nn.Module, directory: Path) -> None:
         saved = load_peft_weights(str(directory), device="cpu")
     except Exception as error:  # the library raises whatever its readers do
         raise CheckpointError(f"{file}: it cannot be read: {_last_line(error)}") from error
+    if is_sharded(wrapper):
+        _put_parts(wrapper, saved, directory)
+        return
     try:
         result = set_peft_model_state_dict(wrapper, saved)
     except RuntimeError as error:
@@ -140,6 +157,21 @@ def load_adapter(adapted: nn.Module, directory: Path) -> None:
     if missing or result.unexpected_keys:
         wrong = (missing + sorted(result.unexpected_keys))[0]
         raise CheckpointError(f"{directory}: the adapter there has other targets ({wrong}).")
+
+
+def _put_parts(adapted: nn.Module, saved: Mapping[str, Tensor], directory: Path) -> None:
+    """Write an adapter into a wrapper whose weights are shared out; PEFT cannot."""
+    own = {name: tensor for name, tensor in adapted.state_dict().items() if ".lora_" in name}
+    named = {_NAMES_END.sub(r".default\1", name): tensor for name, tensor in saved.items()}
+    for name in own.keys() ^ named.keys():
+        raise CheckpointError(f"{directory}: the adapter there has other targets ({name}).")
+    for name, tensor in named.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{directory}: the adapter there has another rank or base: {name} is of shape "
+                f"{list(tensor.shape)}, not {list(own[name].shape)}."
+            )
+    put_state(adapted, named)
 
 
 def merge_lora(adapted: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -229,8 +229,14 @@ class DiffusionPolicy(ABC):
         """Return one line: which checkpoint this is, how large, and what of it is trained."""
 
     @abstractmethod
-    def save(self, directory: Path) -> None:
-        """Write weights (or the adapter), config and tokenizer in the official layout."""
+    def save(self, directory: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights (or the adapter), config and tokenizer in the official layout.
+
+        Args:
+            directory: Made if it is missing.
+            state: Whole tensors by their names in ``module``, where this process holds only a
+                part of them; None: it holds them all.
+        """
 
     def merge_adapters(self) -> None:  # noqa: B027  (a policy without adapters has none to merge)
         """Add adapters, where there are any, into the weights, so that ``save`` writes them all.

@@ -63,6 +63,11 @@ class Denoiser(nn.Module):
         self.last_pass = ModelPass()
 
     @property
+    def _no_split_modules(self) -> Any:
+        """Names of the classes whose modules sharding leaves in one piece: a block each."""
+        return getattr(self.causal_lm, "_no_split_modules", None)
+
+    @property
     def causal_lm(self) -> Any:
         """The transformers model itself, with adapters' layers in place but no wrapper."""
         unwrap = getattr(self.model, "get_base_model", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -23,6 +23,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, packaged_directory, read_model_config
+from dmpo.policies.outline import outline_model, placing
 from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec, load_tokenizer
 from dmpo.policies.tiny import LladaShape, new_llada
@@ -92,40 +93,54 @@ class LladaPolicy(TransformersPolicy):
 
     Config = LladaConfig
 
-    def __init__(self, config: LladaConfig) -> None:
-        """Load, or build, model and tokenizer.
+    def __init__(self, config: LladaConfig, *, has_weights: bool = True) -> None:
+        """Load, or build, model and tokenizer; without weights, their outline (:meth:`outline`).
 
         Raises:
             ConfigError: If the attention kernel or the quantisation is not usable here.
             CheckpointError: If files are missing, unreadable or of another family.
         """
         self.config = config
-        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
-        check_quantization(config.quantization)
+        if has_weights:  # checked before anything is fetched
+            check_attention(config.attention, dtype=config.dtype)
+            check_quantization(config.quantization)
         if config.scratch is None:
-            model, tokenizer = _load(config)
+            model, tokenizer = _load(config, has_weights=has_weights)
         else:
-            model, tokenizer = new_llada(config.scratch, attention=config.attention)
+            model, tokenizer = new_llada(
+                config.scratch, attention=config.attention, has_weights=has_weights
+            )
             model = model.to(getattr(torch, config.dtype))
         rows = model.config.num_rows
         mask, eos, pad = special_ids(
             model.config, tokenizer, num_rows=rows, directory=config.model, published=PUBLISHED
         )
         check_vocabulary(tokenizer, num_rows=rows, directory=config.model)
-        self._assemble(
-            model,
-            TextCodec(
-                tokenizer,
-                eos_token_id=eos,
-                pad_token_id=pad,
-                max_length=model.config.max_position_embeddings,
-            ),
-            mask_token_id=mask,
-            lora=config.lora,
-            base_name=config.model,
-            gradient_checkpointing=config.gradient_checkpointing,
-            logits_chunk=config.logits_chunk,
+        codec = TextCodec(
+            tokenizer,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            max_length=model.config.max_position_embeddings,
         )
+        with placing(has_weights=has_weights):
+            self._assemble(
+                model,
+                codec,
+                mask_token_id=mask,
+                lora=config.lora,
+                base_name=config.model,
+                gradient_checkpointing=config.gradient_checkpointing,
+                logits_chunk=config.logits_chunk,
+            )
+
+    @classmethod
+    def outline(cls, config: LladaConfig) -> LladaPolicy:
+        """Return the policy without weights: sizes and a tokenizer, for planning; it cannot run.
+
+        Raises:
+            CheckpointError: If config.json or the tokenizer's files are missing or unreadable.
+        """
+        return cls(config, has_weights=False)
 
     def describe(self) -> str:
         """Return one line that says which checkpoint this is."""
@@ -151,7 +166,7 @@ class LladaPolicy(TransformersPolicy):
         return state
 
 
-def _load(config: LladaConfig) -> tuple[LLaDAModelLM, Any]:
+def _load(config: LladaConfig, *, has_weights: bool) -> tuple[LLaDAModelLM, Any]:
     if config.model == TINY:
         directory = packaged_directory("tiny_llada")
         if not directory.is_dir():
@@ -160,13 +175,15 @@ def _load(config: LladaConfig) -> tuple[LLaDAModelLM, Any]:
                 "another model."
             )
     else:
-        directory = model_directory(config.model, config.revision)
-    return _load_model(directory, config), load_tokenizer(directory)
+        directory = model_directory(config.model, config.revision, needs_weights=has_weights)
+    return _load_model(directory, config, has_weights=has_weights), load_tokenizer(directory)
 
 
-def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
+def _load_model(directory: Path, config: LladaConfig, *, has_weights: bool = True) -> LLaDAModelLM:
     """Return the model in a directory of the official layout, every tensor accounted for."""
-    content = read_model_config(directory, model_type="llada", family="llada")
+    content = read_model_config(
+        directory, model_type="llada", family="llada", needs_weights=has_weights
+    )
     check_sizes(content, SIZES, directory)
     if content["d_model"] % content["n_heads"]:
         raise CheckpointError(
@@ -181,6 +198,9 @@ def _load_model(directory: Path, config: LladaConfig) -> LLaDAModelLM:
         raise CheckpointError(
             f"{directory}: config.json cannot be used: {error_line(error)}"
         ) from error
+    if not has_weights:
+        outlined = outline_model(LLaDAModelLM, built)
+        return cast("LLaDAModelLM", outlined.to(getattr(torch, config.dtype)))
     model: LLaDAModelLM = load_model(
         LLaDAModelLM,
         directory,

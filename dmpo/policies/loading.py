@@ -19,7 +19,7 @@ from torch import nn
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from dmpo.errors import CheckpointError, ConfigError
-from dmpo.policies.locate import INDEX, WEIGHTS, quiet_library, shard_names
+from dmpo.policies.locate import ADAPTER, INDEX, WEIGHTS, quiet_library, shard_names
 from dmpo.policies.quantization import check_quantization, quantized_loading
 
 __all__ = [
@@ -94,6 +94,7 @@ def load_model(
     check_attention(attention, dtype=dtype)
     check_quantization(quantization)
     check_weight_files(directory)
+    _check_one_model(directory, config)
     try:
         with quiet_library():
             model, report = model_class.from_pretrained(
@@ -171,6 +172,21 @@ def check_weight_files(directory: Path) -> None:
                 f"{file}: the model cannot be loaded: {error_line(error)}; the file is cut short "
                 "or damaged, fetch it again."
             ) from error
+
+
+def _check_one_model(directory: Path, config: Any) -> None:
+    """Refuse what would have the library read other weights than those that were checked."""
+    named = getattr(config, "transformers_weights", None)
+    if named is not None:
+        raise CheckpointError(
+            f"{directory}: config.json: transformers_weights names {named!r} in place of "
+            f"{WEIGHTS}; take the key out."
+        )
+    if (directory / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{directory}: an adapter ({ADAPTER}) lies beside the model and would be added to it "
+            "unseen; move it to a folder of its own, or merge it first."
+        )
 
 
 def _check_tensors(model: nn.Module, report: Mapping[str, Any], directory: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, final
 
+import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
@@ -35,6 +36,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, read_model_config
+from dmpo.policies.outline import outline_model, placing
 from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec, load_tokenizer
 from dmpo.policies.transformers_backed import TransformersPolicy
@@ -113,8 +115,8 @@ class MdlmPolicy(TransformersPolicy):
 
     Config = MdlmConfig
 
-    def __init__(self, config: MdlmConfig) -> None:
-        """Load model and tokenizer.
+    def __init__(self, config: MdlmConfig, *, has_weights: bool = True) -> None:
+        """Load model and tokenizer; without weights, their outline (:meth:`outline`).
 
         Raises:
             CheckpointError: If files are missing, unreadable or of another family, or no mask
@@ -122,11 +124,12 @@ class MdlmPolicy(TransformersPolicy):
             ConfigError: If a setting does not fit the checkpoint.
         """
         self.config = config
-        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
-        check_quantization(config.quantization)
-        directory = model_directory(config.model, config.revision)
-        content = _read_config(directory)
-        model = _load_model(directory, content, config)
+        if has_weights:  # checked before anything is fetched
+            check_attention(config.attention, dtype=config.dtype)
+            check_quantization(config.quantization)
+        directory = model_directory(config.model, config.revision, needs_weights=has_weights)
+        content = _read_config(directory, needs_weights=has_weights)
+        model = _load_model(directory, content, config, has_weights=has_weights)
         tokenizer = load_tokenizer(directory)
         rows = model.get_input_embeddings().weight.shape[0]
         ids = _special_ids(directory, content, tokenizer, config.mask_token, num_rows=rows)
@@ -137,21 +140,32 @@ class MdlmPolicy(TransformersPolicy):
         self._is_windowed = "sliding_attention" in (
             getattr(model.config, "layer_types", None) or []
         )
-        self._assemble(
-            model,
-            TextCodec(
-                tokenizer,
-                eos_token_id=ids.eos,
-                pad_token_id=ids.pad,
-                max_length=model.config.max_position_embeddings,
-            ),
-            mask_token_id=ids.mask,
-            lora=config.lora,
-            base_name=config.model,
-            gradient_checkpointing=config.gradient_checkpointing,
-            logits_chunk=config.logits_chunk,
-            shifted=config.shifted,
+        codec = TextCodec(
+            tokenizer,
+            eos_token_id=ids.eos,
+            pad_token_id=ids.pad,
+            max_length=model.config.max_position_embeddings,
         )
+        with placing(has_weights=has_weights):
+            self._assemble(
+                model,
+                codec,
+                mask_token_id=ids.mask,
+                lora=config.lora,
+                base_name=config.model,
+                gradient_checkpointing=config.gradient_checkpointing,
+                logits_chunk=config.logits_chunk,
+                shifted=config.shifted,
+            )
+
+    @classmethod
+    def outline(cls, config: MdlmConfig) -> MdlmPolicy:
+        """Return the policy without weights: sizes and a tokenizer, for planning; it cannot run.
+
+        Raises:
+            CheckpointError: If config.json or the tokenizer's files are missing or unreadable.
+        """
+        return cls(config, has_weights=False)
 
     def describe(self) -> str:
         """Return one line that says which checkpoint this is."""
@@ -206,7 +220,7 @@ class MdlmPolicy(TransformersPolicy):
         return state
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def _read_config(directory: Path, *, needs_weights: bool = True) -> dict[str, Any]:
     """Return the content of ``config.json``.
 
     Raises:
@@ -224,10 +238,14 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{directory}: its model_type is {found!r}; the mdlm policy accepts "
             f"{', '.join(accepted)}.{hint}"
         )
-    return read_model_config(directory, model_type=found or "llama", family="mdlm")
+    return read_model_config(
+        directory, model_type=found or "llama", family="mdlm", needs_weights=needs_weights
+    )
 
 
-def _load_model(directory: Path, content: Mapping[str, Any], config: MdlmConfig) -> Any:
+def _load_model(
+    directory: Path, content: Mapping[str, Any], config: MdlmConfig, *, has_weights: bool = True
+) -> Any:
     """Return the model in a directory, bidirectional, every tensor accounted for."""
     model_type = content["model_type"]
     is_encoder = model_type in ENCODERS
@@ -250,6 +268,8 @@ def _load_model(directory: Path, content: Mapping[str, Any], config: MdlmConfig)
         built.is_causal = False
     elif getattr(built, "is_decoder", False):
         built.is_decoder = False
+    if not has_weights:
+        return outline_model(model_class, built).to(getattr(torch, config.dtype))
     model = load_model(
         model_class,
         directory,

@@ -28,7 +28,9 @@ def load_tokenizer(directory: Path) -> Any:
     if not (directory / "tokenizer.json").is_file():
         raise CheckpointError(f"{directory}: no tokenizer.json there.")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the reader raises whatever its backend does
         raise CheckpointError(
             f"{directory}: the tokenizer (tokenizer.json, tokenizer_config.json) cannot be read: "

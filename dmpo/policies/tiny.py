@@ -12,6 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
+from dmpo.policies.outline import outline_model
 from dmpo.settings import Settings
 
 __all__ = ["EOS_TOKEN", "MASK_TOKEN", "LladaShape", "character_tokenizer", "new_llada"]
@@ -70,12 +71,15 @@ def character_tokenizer(characters: str) -> Any:
     )
 
 
-def new_llada(shape: LladaShape, *, attention: str) -> tuple[LLaDAModelLM, Any]:
+def new_llada(
+    shape: LladaShape, *, attention: str, has_weights: bool = True
+) -> tuple[LLaDAModelLM, Any]:
     """Return a LLaDA with random weights, and its tokenizer.
 
     Weights are drawn as LLaDA's ``init_fn: mitchell`` draws them: normal with standard
     deviation 1/√fan-in cut at three of them, the projections that write into the residual
-    stream of block l (from 0) divided by √(2(l + 1)).
+    stream of block l (from 0) divided by √(2(l + 1)). Without weights it lies on PyTorch's meta
+    device, where tensors have a shape and no numbers.
     """
     tokenizer = character_tokenizer(shape.characters)
     config = LLaDAConfig(
@@ -92,6 +96,8 @@ def new_llada(shape: LladaShape, *, attention: str) -> tuple[LLaDAModelLM, Any]:
         mask_token_id=tokenizer.mask_token_id,
         attn_implementation=attention,
     )
+    if not has_weights:
+        return outline_model(LLaDAModelLM, config), tokenizer
     with torch.random.fork_rng(devices=[]):  # the library draws weights too: not to be seen
         model = LLaDAModelLM(config)
     _draw_weights(model, torch.Generator().manual_seed(shape.seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,10 +30,19 @@ from dmpo.policies.denoiser import Denoiser, begins_run
 from dmpo.policies.flops import FlopCounts, ModelPass, count_flops, tracing
 from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.locate import quiet_library
+from dmpo.policies.sharded import is_sharded, put_state
 from dmpo.policies.text import TextCodec, save_tokenizer
 from dmpo.records import Example, Prompts
 
 __all__ = ["TransformersPolicy"]
+
+_DAMAGED = "the files are damaged or of another model; fetch them again"
+_REMEDIES: Mapping[str, str] = {
+    "float16": "set policy.dtype to bfloat16 or float32, whose range is larger",
+    "bfloat16": f"set policy.dtype to float32; if that does not help, {_DAMAGED}",
+    "float32": _DAMAGED,
+}
+"""What to do about logits that are not finite, by precision."""
 
 SHARD_SIZE = "5GB"
 """Largest file of weights, about that of the published checkpoints."""
@@ -56,6 +66,8 @@ class TransformersPolicy(DiffusionPolicy):
     _is_traced: bool
     _recomputes_blocks: bool
     _is_reference: bool
+    _origin: str
+    _is_proven: bool
 
     @abstractmethod
     def _read_state(self, directory: Path) -> Mapping[str, Tensor]:
@@ -94,6 +106,8 @@ class TransformersPolicy(DiffusionPolicy):
         self._frozen = None
         self._recomputes_blocks = gradient_checkpointing
         self._is_reference = False
+        self._origin = base_name
+        self._is_proven = False
         self._count_flops()
 
     @property
@@ -129,7 +143,11 @@ class TransformersPolicy(DiffusionPolicy):
         attention_mask: Bool[Tensor, "S T"],
         at: Int[Tensor, "S K"],
     ) -> Float[Tensor, "S K V"]:
-        """Return the logits of the tokens at the requested positions, in float32."""
+        """Return the logits of the tokens at the requested positions, in float32.
+
+        Raises:
+            CheckpointError: If the first logits since weights were loaded are not finite.
+        """
         return self._run(tokens, attention_mask, at=at)
 
     def new_cache(self) -> KeyValueCache:
@@ -187,6 +205,7 @@ class TransformersPolicy(DiffusionPolicy):
 
         Raises:
             ConfigError: If the temperature is not greater than 0.
+            CheckpointError: If the first ones since weights were loaded are not finite.
         """
         if temperature <= 0:
             raise ConfigError(f"temperature: must be greater than 0 here; given {temperature}.")
@@ -273,15 +292,16 @@ class TransformersPolicy(DiffusionPolicy):
         """Return the text of each canvas up to its first EOS, special tokens left out."""
         return self._codec.decode(completions)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write weights, config and tokenizer in the official layout, or the adapter alone."""
         directory.mkdir(parents=True, exist_ok=True)
         model: Any = self._denoiser.model
+        own = None if state is None else _inside_model(state)
         with quiet_library():
             if is_adapted(model):
-                save_adapter(model, directory)
+                save_adapter(model, directory, own)
             else:
-                model.save_pretrained(str(directory), max_shard_size=SHARD_SIZE)
+                model.save_pretrained(str(directory), state_dict=own, max_shard_size=SHARD_SIZE)
                 save_tokenizer(self._codec.tokenizer, directory)
 
     def merge_adapters(self) -> None:
@@ -298,6 +318,7 @@ class TransformersPolicy(DiffusionPolicy):
             CheckpointError: If files are missing or of another shape.
         """
         model = self._denoiser.model
+        self._origin, self._is_proven = str(directory), False
         if is_adapted(model):
             load_adapter(model, directory)
             return
@@ -310,7 +331,10 @@ class TransformersPolicy(DiffusionPolicy):
                     f"{directory}: {name} is {found}; the policy's is of shape "
                     f"{list(tensor.shape)}."
                 )
-        model.load_state_dict(state)
+        if is_sharded(model):
+            put_state(model, state)
+        else:
+            model.load_state_dict(state)
 
     def _score_rows(
         self,
@@ -349,15 +373,20 @@ class TransformersPolicy(DiffusionPolicy):
     ) -> Tensor:
         """Run the module in use and book what it computes, a backward pass when it comes."""
         running = self._active if isinstance(self._active, Denoiser) else self._denoiser
+        # What wraps a module for its gradient need not be asked where there is none, and would
+        # have processes wait for each other.
+        module = self._active if torch.is_grad_enabled() else running
         if self._is_traced or not torch.is_grad_enabled():
-            result = self._active(tokens, attention_mask, **wanted)
+            result = module(tokens, attention_mask, **wanted)
         else:
             model = running.causal_lm
             with tracing(model) as trace:
-                result = self._active(tokens, attention_mask, **wanted)
+                result = module(tokens, attention_mask, **wanted)
             if result.requires_grad:
                 self._flops, self._is_traced = count_flops(model, trace), True
         done = running.last_pass
+        if not self._is_proven and done.projected:
+            self._prove(result)
         counts = self._reference_flops if self._is_reference else self._flops
         self.forward_flops += counts.forward(done)
         if result.requires_grad:
@@ -365,6 +394,22 @@ class TransformersPolicy(DiffusionPolicy):
             book = functools.partial(self._book_backward, done, recomputes_blocks=recomputes)
             result.register_hook(book)
         return cast("Tensor", result)
+
+    def _prove(self, result: Tensor) -> None:
+        """Refuse weights that are finite, as the loader has seen, and whose logits are not.
+
+        Looked at is one pass alone, because that waits for the device.
+        """
+        smallest, largest = torch.aminmax(result.detach())  # no copy, as isfinite would make
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
+            # Adapters may be held in another precision than what the model computes in.
+            dtype = self._denoiser.causal_lm.get_output_embeddings().weight.dtype
+            precision = str(dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"policy.model: {self._origin}: its weights are finite, but its first logits in "
+                f"{precision} are not: {_REMEDIES.get(precision, _DAMAGED)}."
+            )
+        self._is_proven = True
 
     def _book_backward(
         self, done: ModelPass, _gradient: Tensor, *, recomputes_blocks: bool
@@ -385,6 +430,11 @@ class TransformersPolicy(DiffusionPolicy):
                 f"{self.max_length}; shorten the prompt or gen_length."
             )
         self.forward_tokens += tokens.shape[0] * num_positions
+
+
+def _inside_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a denoiser's state by the names of the model in it."""
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
 
 def _checkpoint_blocks(model: Any) -> None:

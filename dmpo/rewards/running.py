@@ -7,13 +7,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar, final
 
 import torch
 
 from dmpo.records import Rewards, Rollouts
 
 __all__ = [
+    "InBackground",
     "merged_rows",
     "row_name",
     "row_of",
@@ -23,6 +24,49 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+@final
+class InBackground(Generic[T]):
+    """Calls that run one after the other in a thread, while who made them goes on.
+
+    The thread is a daemon: a call that hangs keeps nobody from leaving.
+    """
+
+    def __init__(self) -> None:
+        """Wait for the first call."""
+        self._calls: queue.SimpleQueue[Callable[[], T] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
+        self._num_calls = 0
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run,), daemon=True).start()
+
+    def add(self, call: Callable[[], T]) -> None:
+        """Have a call made after those before it; without gradients."""
+        self._num_calls += 1
+        self._calls.put(call)
+
+    def results(self) -> list[T]:
+        """Wait for all calls and return what they returned, in order; nothing is added after.
+
+        Raises:
+            BaseException: What the first call to fail raised.
+        """
+        self._calls.put(None)
+        found = [self._results.get() for _ in range(self._num_calls)]
+        for result in found:
+            if isinstance(result, BaseException):
+                raise result
+        return found  # type: ignore[return-value]
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                with torch.no_grad():
+                    result: T | BaseException = call()
+            except BaseException as error:  # raised again by who waits
+                result = error
+            self._results.put(result)
 
 
 def run_within(timeout: float | None, call: Callable[[], T]) -> T:

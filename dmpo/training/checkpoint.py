@@ -5,7 +5,7 @@
       optimizer.*             optimizer and schedule
       rank-00000.*            the buffers of each rank that steps to come need
       config.yaml             the run's settings
-      state.json              steps, cursor, meters, and what the run was
+      state.json              steps, cursor, meters, what the run was, and how many ranks
       manifest.json           size and SHA-256 of each of these
 
 Random generators need no file: they are seeded by (seed, rank, step, purpose).
@@ -17,12 +17,13 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dmpo.errors import CheckpointError
 from dmpo.files import flush, writing
@@ -31,6 +32,7 @@ from dmpo.records import Experience
 from dmpo.training.state_files import read_state, write_state
 
 __all__ = [
+    "Loaded",
     "Progress",
     "begin_checkpoint",
     "commit_checkpoint",
@@ -65,9 +67,13 @@ class Progress:
     seconds: float = 0.0
     """Seconds of training, evaluations and checkpoints not counted."""
     model_tokens: int = 0
-    """Model tokens, mean over ranks: forward 1, backward 2 more; no evaluation."""
+    """Model tokens of all ranks: forward 1, backward 2 more; no evaluation."""
     model_flops: int = 0
-    """Floating-point operations of the model, mean over ranks; no evaluation."""
+    """Floating-point operations of the model, all ranks; no evaluation."""
+    micro_batch_rows: int | None = None
+    """Rollouts per forward and backward pass that were found to fit; None: as the settings say."""
+    micro_batch_views: int | None = None
+    """Their views that go together; None: all."""
 
 
 def partial_path(final: Path) -> Path:
@@ -76,8 +82,12 @@ def partial_path(final: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_or_not_at_all(final: Path) -> Iterator[Path]:
+def whole_or_not_at_all(final: Path, *, is_main: bool = True) -> Iterator[Path]:
     """Give the folder to write to, and leave nothing of it unless it is committed.
+
+    Args:
+        final: Where it is going to be.
+        is_main: Whether this process is the one that takes it away again.
 
     Raises:
         OutputError: If writing inside failed: no space, no permission; checkpoints before this
@@ -87,7 +97,8 @@ def whole_or_not_at_all(final: Path) -> Iterator[Path]:
         with writing(final):
             yield partial_path(final)
     except BaseException:
-        shutil.rmtree(partial_path(final), ignore_errors=True)
+        if is_main:
+            shutil.rmtree(partial_path(final), ignore_errors=True)
         raise
 
 
@@ -102,10 +113,12 @@ def save_shared(
     partial: Path,
     *,
     policy: DiffusionPolicy,
-    optimizer: Any,
-    scheduler: Any,
+    weights: Mapping[str, Tensor] | None = None,
+    optimizer: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
     progress: Progress,
     run: dict[str, Any],
+    num_ranks: int = 1,
     config_text: str = "",
 ) -> None:
     """Write what all ranks share; only the main process does.
@@ -113,18 +126,22 @@ def save_shared(
     Args:
         partial: The folder of :func:`partial_path`.
         policy: The current policy.
-        optimizer: With ``state_dict``.
-        scheduler: With ``state_dict``.
+        weights: Its weights, where it does not have them whole.
+        optimizer: Its state.
+        scheduler: Its state.
         progress: How far the run has come.
-        run: What must be the same to go on: seed, problems, number of processes, sizes.
+        run: What must be the same to go on: seed, problems, sizes.
+        num_ranks: Processes, each of which writes its buffers.
         config_text: The resolved configuration; empty: none is written.
     """
-    policy.save(partial / "policy")
-    engine = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-    write_state(partial / "optimizer", engine)
+    if weights is None:
+        policy.save(partial / "policy")
+    else:
+        policy.save(partial / "policy", weights)
+    write_state(partial / "optimizer", {"optimizer": optimizer, "scheduler": scheduler})
     if config_text:
         (partial / "config.yaml").write_text(config_text, encoding="utf-8")
-    state = {"format": FORMAT, "progress": asdict(progress), "run": run}
+    state = {"format": FORMAT, "progress": asdict(progress), "run": run, "processes": num_ranks}
     (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
@@ -177,9 +194,16 @@ def verify_checkpoint(path: Path) -> None:
     if "state.json" not in entries:
         raise CheckpointError(f"{path}: manifest.json does not list state.json.")
     for name, (size, sha256) in entries.items():
+        # An absolute path begins with an empty part.
+        if {"", ".", ".."}.intersection(name.split("/")):
+            raise CheckpointError(
+                f"{path}: manifest.json names {name!r}, which is no file of the checkpoint."
+            )
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: {name} is missing.")
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise CheckpointError(f"{path}: {name} is a link that leads out of the checkpoint.")
         try:
             is_whole = file.stat().st_size == size and _sha256(file) == sha256
         except OSError as error:
@@ -188,23 +212,36 @@ def verify_checkpoint(path: Path) -> None:
             raise CheckpointError(f"{path}: {name} differs from the manifest.")
 
 
-def load_checkpoint(
-    path: Path,
-    *,
-    policy: DiffusionPolicy,
-    optimizer: Any,
-    scheduler: Any,
-    rank: int,
-    run: dict[str, Any],
-) -> tuple[Progress, tuple[Experience, ...]]:
-    """Verify a checkpoint and put policy, optimizer and schedule where they were.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """What a checkpoint holds beside the policy's weights."""
 
-    Returns:
-        How far the run had come, and the buffers it was using, the newest first.
+    progress: Progress
+    """How far the run had come."""
+    buffers: tuple[tuple[Experience, ...], ...]
+    """The buffers it was using, the newest first; one entry for each process that wrote its own."""
+    optimizer: Mapping[str, Any]
+    """The optimizer's state."""
+    scheduler: Mapping[str, Any]
+    """The schedule's."""
+
+
+def load_checkpoint(
+    path: Path, *, policy: DiffusionPolicy, rank: int, num_ranks: int, run: dict[str, Any]
+) -> Loaded:
+    """Verify a checkpoint, put the policy where it was, and return the rest.
+
+    Args:
+        path: The checkpoint.
+        policy: Gets its weights.
+        rank: This process.
+        num_ranks: Processes of this run: as many as wrote the checkpoint, and each reads its own
+            buffers; another number, and each reads all.
+        run: What must be the same.
 
     Raises:
         CheckpointError: If a file is missing or changed, or the checkpoint is of a run with
-            another seed, number of processes or size; names the first difference.
+            another seed or size; names the first difference.
     """
     verify_checkpoint(path)
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -216,10 +253,14 @@ def load_checkpoint(
     policy.load_weights(path / "policy")
     moved: torch.device = policy.device
     saved = read_state(path / "optimizer", moved)
-    optimizer.load_state_dict(saved["optimizer"])
-    scheduler.load_state_dict(saved["scheduler"])
-    buffers: tuple[Experience, ...] = read_state(path / f"rank-{rank:05d}", moved)
-    return Progress(**state["progress"]), buffers
+    writers = state.get("processes", state["run"].get("processes", 1))
+    ranks = [rank] if writers == num_ranks else range(writers)
+    return Loaded(
+        progress=Progress(**state["progress"]),
+        buffers=tuple(read_state(path / f"rank-{each:05d}", moved) for each in ranks),
+        optimizer=saved["optimizer"],
+        scheduler=saved["scheduler"],
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
+
+from torch import Tensor
 
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Experience
 from dmpo.training import checkpoint
 from dmpo.training.checkpoint import Progress
 from dmpo.training.engine import Engine
+from dmpo.training.regroup import chosen_groups, joined_buffers, part_of
 from dmpo.training.run_directory import RunDirectory, checkpoint_path
 
 __all__ = ["CheckpointStore"]
@@ -42,7 +46,7 @@ class CheckpointStore:
         self._directory = directory
         self._engine = engine
         self._policy = policy
-        self._run = {**run, "processes": engine.num_ranks}
+        self._run = run
         self._config_text = config_text
         self._keep = keep
         self._last: Path | None = None
@@ -60,30 +64,49 @@ class CheckpointStore:
         path = checkpoint_path(self._directory.path, progress.step)
         if path == self._last:
             return path
-        engine = self._engine
-        with checkpoint.whole_or_not_at_all(path) as partial:
-            if engine.is_main:
-                checkpoint.begin_checkpoint(path)
-            engine.wait()
-            if engine.is_main:
-                checkpoint.save_shared(
-                    partial,
-                    policy=self._policy,
-                    optimizer=engine.optimizer,
-                    scheduler=engine.scheduler,
-                    progress=progress,
-                    run=self._run,
-                    config_text=self._config_text,
+        engine, is_main = self._engine, self._engine.is_main
+        # Sharded weights and moments come together first: there all processes take part.
+        weights, optimizer = engine.weights.whole_state(), engine.weights.optimizer_state()
+        with checkpoint.whole_or_not_at_all(path, is_main=is_main) as partial:
+            engine.together(lambda: checkpoint.begin_checkpoint(path) if is_main else None)
+            engine.together(
+                lambda: self._write(
+                    partial, progress, buffers, weights=weights, optimizer=optimizer
                 )
-            checkpoint.save_buffers(partial, engine.rank, buffers)
-            engine.wait()
-            if engine.is_main:
-                self._directory.flush()
-                checkpoint.commit_checkpoint(path)
+            )
+            engine.together(lambda: self._commit(path) if is_main else None)
         self._last = path
-        if engine.is_main:
+        if is_main:
             self._directory.prune(self._keep, written=path)
         return path
+
+    def _write(
+        self,
+        partial: Path,
+        progress: Progress,
+        buffers: tuple[Experience, ...],
+        *,
+        weights: Mapping[str, Tensor] | None,
+        optimizer: Mapping[str, Any],
+    ) -> None:
+        engine = self._engine
+        if engine.is_main:
+            checkpoint.save_shared(
+                partial,
+                policy=self._policy,
+                weights=weights,
+                optimizer=optimizer,
+                scheduler=engine.scheduler.state_dict(),
+                progress=progress,
+                run=self._run,
+                num_ranks=engine.num_ranks,
+                config_text=self._config_text,
+            )
+        checkpoint.save_buffers(partial, engine.rank, buffers)
+
+    def _commit(self, path: Path) -> None:
+        self._directory.flush()
+        checkpoint.commit_checkpoint(path)
 
     def load(self, path: Path) -> tuple[Progress, tuple[Experience, ...]]:
         """Put policy, optimizer and schedule where they were.
@@ -94,14 +117,26 @@ class CheckpointStore:
         Raises:
             CheckpointError: If a file is missing or damaged, or the run was another one.
         """
-        progress, buffers = checkpoint.load_checkpoint(
-            path,
-            policy=self._policy,
-            optimizer=self._engine.optimizer,
-            scheduler=self._engine.scheduler,
-            rank=self._engine.rank,
-            run=self._run,
-        )
+        engine = self._engine
+        with engine.weights.writable():
+            loaded = checkpoint.load_checkpoint(
+                path,
+                policy=self._policy,
+                rank=engine.rank,
+                num_ranks=engine.num_ranks,
+                run=self._run,
+            )
+        engine.weights.load_optimizer_state(loaded.optimizer)
+        engine.scheduler.load_state_dict(loaded.scheduler)
+        progress = loaded.progress
         if path.resolve() == checkpoint_path(self._directory.path, progress.step).resolve():
             self._last = checkpoint_path(self._directory.path, progress.step)
-        return progress, buffers
+        if len(loaded.buffers) == 1:
+            return progress, loaded.buffers[0]
+        return progress, tuple(map(self._own_part, zip(*loaded.buffers, strict=True)))
+
+    def _own_part(self, parts: Sequence[Experience]) -> Experience:
+        """Deal the groups of a buffer out anew: other processes had written it."""
+        buffer = joined_buffers(parts)
+        mine = part_of(buffer.rollouts.num_prompts, self._engine.rank, self._engine.num_ranks)
+        return chosen_groups(buffer, mine)

@@ -42,8 +42,8 @@ class DenoisingBatch:
     """True where a response token is hidden."""
     coefficient: Float[Tensor, " S"]
     """1/t or D/m of each row."""
-    num_rows_in_batch: int
-    """Rows of the whole batch (of all slices together)."""
+    num_rows_in_batch: int | float
+    """Rows of the whole batch, all slices together; of several processes their mean."""
 
 
 def draw_noise(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
+import os
+import re
+import socket
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from dmpo.errors import ConfigError, DivergenceError
+from dmpo.errors import DivergenceError, OutputError, ProcessError
 from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.portions import is_out_of_memory
 from dmpo.records import LossOutput
 from dmpo.training.optimization import (
     OptimizationSettings,
@@ -23,10 +30,24 @@ from dmpo.training.optimization import (
     build_scheduler,
     trainable_parameters,
 )
+from dmpo.training.reduction import reduced
+from dmpo.training.sharding import (
+    allow_sharding_on_cpu,
+    give_deepspeed_sizes,
+    uses_deepspeed,
+    weights_of,
+)
 
 __all__ = ["Engine", "Update", "divergence"]
 
 Slice = TypeVar("Slice")
+Value = TypeVar("Value")
+
+
+LOST = "Connection (closed|reset|refused)|[Tt]imed out|Broken pipe|peer|monitoredBarrier"
+"""What PyTorch says where a process does not answer another."""
+SECONDS_TO_ANSWER = 10.0
+"""How long the others are waited for once one of them has not answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +81,36 @@ class Engine:
         log_with: Sequence[str] = (),
     ) -> None:
         """Wrap the module and build what moves it."""
+        self._timeout = datetime.timedelta(seconds=settings.process_timeout)
         self.accelerator = Accelerator(
-            cpu=policy.device.type == "cpu",
+            # DeepSpeed has a CPU of its own, which Accelerate would keep it from.
+            cpu=policy.device.type == "cpu" and not uses_deepspeed(),
             mixed_precision=settings.mixed_precision,
             log_with=list(log_with) or None,
             project_dir=str(project_directory),
             step_scheduler_with_optimizer=False,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=self._timeout),
+                # A model's buffers never change; exchanging them would tie forward passes together.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+            ],
         )
+        allow_sharding_on_cpu(self.accelerator)
+        give_deepspeed_sizes(self.accelerator, settings.max_grad_norm)
+        self._names = self.gathered(f"{socket.gethostname()}, process {os.getpid()}")
+        self._watch = self._watching_group()
         optimizer = build_optimizer(trainable_parameters(policy.module), settings)
         scheduler = build_scheduler(optimizer, settings)
         policy.module.train()
-        policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
-            policy.module, optimizer, scheduler
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.13 has another name for what Accelerate passes on; 2.11 does not know it.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+            policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
+                policy.module, optimizer, scheduler
+            )
         self._policy = policy
         self._max_norm = settings.max_grad_norm or math.inf
+        self.weights = weights_of(self.accelerator, policy.module, self.optimizer)
 
     @property
     def is_main(self) -> bool:
@@ -91,53 +127,100 @@ class Engine:
         """Number of processes."""
         return int(self.accelerator.num_processes)
 
-    def share(self, count: int, name: str) -> int:
-        """Return this process's part of a count.
-
-        Raises:
-            ConfigError: If the processes cannot share it evenly.
-        """
-        if count % self.num_ranks:
-            raise ConfigError(
-                f"{name}: {count} cannot be shared evenly by {self.num_ranks} processes."
-            )
-        return count // self.num_ranks
-
     def backward(
-        self, slices: Sequence[Slice], loss_of: Callable[[Slice], LossOutput]
+        self,
+        slices: Sequence[Slice],
+        loss_of: Callable[[Slice], LossOutput],
+        *,
+        spare: Slice | None = None,
+        may_fail: bool = False,
     ) -> dict[str, float]:
         """Add up the gradients of all slices; processes exchange them only once.
+
+        Processes may have different numbers of slices: who has fewer goes on with ``spare``, whose
+        loss counts nothing, so that all meet in as many passes.
 
         Args:
             slices: Micro-batches; none at all leaves the gradient empty and the loss 0.
             loss_of: Loss of a slice, normalised so that slices add up.
+            spare: Anything that has a loss; needed where there are several processes.
+            may_fail: Exchange gradients in a pass of their own, over ``spare``, once all processes
+                have come through their slices.
 
         Returns:
             ``total`` and the named parts of the loss, added up over slices, mean over processes.
+
+        Raises:
+            Exception: What a pass raised, on the process that raised it.
+            OutOfMemoryError: With ``may_fail``, PyTorch's own, where another process raised it.
+            ProcessError: With ``may_fail``, where another process has failed otherwise.
         """
         sums: dict[str, Tensor] = {"total": torch.zeros((), device=self._policy.device)}
-        for number, piece in enumerate(slices, start=1):
-            last = number == len(slices)
-            module = self._policy.module
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(module):
+        passes = [(piece, True) for piece in slices]
+        if may_fail and self.num_ranks > 1:
+            self._take_all(passes, loss_of, sums)
+            passes = []
+        if self.num_ranks > 1 and spare is not None:
+            missing = self.largest(len(passes)) - len(passes)
+            passes += [(spare, False)] * (1 if may_fail else missing)
+        self._take(passes, loss_of, sums, exchanges=True)
+        everyone = self.gathered({name: float(value) for name, value in sums.items()})
+        names = dict.fromkeys(name for each in everyone for name in each)
+        # A process without slices has no part of any name: it adds nothing.
+        return {
+            name: math.fsum(each.get(name, 0.0) for each in everyone) / len(everyone)
+            for name in names
+        }
+
+    def _take_all(
+        self,
+        passes: Sequence[tuple[Slice, bool]],
+        loss_of: Callable[[Slice], LossOutput],
+        sums: dict[str, Tensor],
+    ) -> None:
+        """Take passes that exchange nothing, and agree whether all processes came through."""
+        error: Exception | None = None
+        try:
+            self._take(passes, loss_of, sums, exchanges=False)
+        except Exception as raised:
+            error = raised
+        found = self.gathered("" if error is None else _kind(error))
+        if error is not None:
+            raise error
+        if "failed" in found:
+            raise ProcessError(f"process {found.index('failed')} has failed; see what it says.")
+        if "memory" in found:
+            raise torch.OutOfMemoryError(f"process {found.index('memory')} ran out of memory")
+
+    def _take(
+        self,
+        passes: Sequence[tuple[Slice, bool]],
+        loss_of: Callable[[Slice], LossOutput],
+        sums: dict[str, Tensor],
+        *,
+        exchanges: bool,
+    ) -> None:
+        for number, (piece, counts) in enumerate(passes, start=1):
+            is_last = exchanges and number == len(passes)
+            with self._together(), self.weights.accumulating(is_last=is_last):
                 output = loss_of(piece)
-                self.accelerator.backward(output.loss)
-            for name, value in {"total": output.loss.detach(), **output.metrics}.items():
-                sums[name] = sums[name] + value if name in sums else value
-        return self.mean({name: float(value) for name, value in sums.items()})
+                loss = output.loss if counts else output.loss * 0.0
+                self.weights.backward(loss, is_last=is_last)
+            if counts:
+                for name, value in {"total": output.loss.detach(), **output.metrics}.items():
+                    sums[name] = sums[name] + value if name in sums else value
 
     def update(self, loss: float) -> Update:
         """Clip, step the optimizer and the schedule, and forget the gradients.
 
         A step whose loss or gradient is not finite leaves weights and moments untouched.
         """
-        norm = self.accelerator.clip_grad_norm_(self._policy.module.parameters(), self._max_norm)
+        gradient_norm = self.weights.clip(self._max_norm)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        gradient_norm = float(norm)
         is_skipped = not (math.isfinite(loss) and math.isfinite(gradient_norm))
         if not is_skipped:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.weights.step()
+        self.weights.forget_gradients()
         with warnings.catch_warnings():
             # PyTorch takes a skipped first step for a forgotten one.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
@@ -146,28 +229,134 @@ class Engine:
             gradient_norm=gradient_norm, learning_rate=learning_rate, is_skipped=is_skipped
         )
 
-    def mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the mean of each figure over processes, which share their names."""
+    def mean(self, metrics: Mapping[str, float], *, size: float = 1.0) -> dict[str, float]:
+        """Return each figure over all processes: see :func:`dmpo.training.reduction.reduced`.
+
+        Args:
+            metrics: This process's; others may have other names.
+            size: What they are a mean of.
+        """
         if self.num_ranks == 1:
             return dict(metrics)
-        values = torch.tensor(list(metrics.values()), dtype=torch.float32)
-        reduced: Any = self.accelerator.reduce(values.to(self.accelerator.device), "mean")
-        return dict(zip(metrics, reduced.tolist(), strict=True))
+        everyone = self.gathered((dict(metrics), size))
+        return reduced([figures for figures, _ in everyone], [size for _, size in everyone])
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Return what each process has, in their order; all of them get it.
+
+        Raises:
+            ProcessError: If another process is gone.
+        """
+        if self.num_ranks == 1:
+            return [value]
+        with self._together():
+            everyone: list[Value] = gather_object([value])
+        return everyone
+
+    def total(self, count: int) -> int:
+        """Return the sum of the processes' counts."""
+        return sum(self.gathered(count))
 
     def largest(self, count: int) -> int:
         """Return the largest of the processes' counts."""
-        if self.num_ranks == 1:
-            return count
-        mine = torch.tensor([count], device=self.accelerator.device)
-        return int(self.accelerator.gather(mine).max())
+        return max(self.gathered(count))
+
+    def smallest(self, count: int) -> int:
+        """Return the smallest of the processes' counts."""
+        return min(self.gathered(count))
 
     def is_true_anywhere(self, flag: bool) -> bool:
         """Return whether the flag is set on any process; all of them get the same answer."""
-        return self.mean({"flag": float(flag)})["flag"] > 0
+        return any(self.gathered(flag))
 
     def wait(self) -> None:
-        """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
+        """Wait for all processes.
+
+        Raises:
+            ProcessError: If another process is gone.
+        """
+        with self._together():
+            self.accelerator.wait_for_everyone()
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do something that may fail on one process alone; then all of them fail.
+
+        Raises:
+            Exception: What the work raised here.
+            OutputError: If it failed on another process.
+        """
+        if self.num_ranks == 1:
+            work()
+            return
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+        said = self.gathered("" if error is None else str(error) or type(error).__name__)
+        if error is not None:
+            raise error
+        for rank, text in enumerate(said):
+            if text:
+                raise OutputError(f"process {rank} of {self.num_ranks}: {text}")
+
+    def meet(self, where: str) -> None:
+        """Wait for all processes, and find out which does not come.
+
+        Args:
+            where: What the run is doing, for the message.
+
+        Raises:
+            ProcessError: Naming the processes that have not come in time, or have died.
+        """
+        if self._watch is None:
+            return
+        with self._together(where):
+            torch.distributed.monitored_barrier(self._watch, timeout=self._timeout)
+
+    def _missing(self) -> str:
+        """Return in words which processes do not answer: a roll call, over the launcher's store."""
+        others = [rank for rank in range(self.num_ranks) if rank != self.rank]
+        end = time.monotonic() + SECONDS_TO_ANSWER
+        try:
+            store = torch.distributed.distributed_c10d._get_default_store()
+            store.set(f"dmpo/here/{self.rank}", "yes")
+            while others and time.monotonic() < end:
+                others = [rank for rank in others if not store.check([f"dmpo/here/{rank}"])]
+                time.sleep(0.1)
+        except RuntimeError:
+            others = [0]  # which has the store
+        if not others:
+            return "another process"
+        return " and ".join(
+            f"process {rank} of {self.num_ranks} ({self._names[rank]})" for rank in others
+        )
+
+    def _watching_group(self) -> Any:
+        """Return the group of all processes over which one that does not come can be named."""
+        if self.num_ranks == 1:
+            return None
+        return torch.distributed.new_group(backend="gloo", timeout=self._timeout)
+
+    @contextlib.contextmanager
+    def _together(self, where: str = "the processes") -> Iterator[None]:
+        """Say in one line that another process is gone, and which."""
+        started = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            if self.num_ranks == 1 or not re.search(LOST, str(error)):
+                raise
+            waited = time.monotonic() - started
+            raise ProcessError(
+                f"{where}: {self._missing()} did not come within {waited:.0f} s "
+                f"(training.process_timeout: {self._timeout.total_seconds():g}): it hangs or has "
+                "died. The last checkpoint is whole: dmpo train --resume goes on from it."
+            ) from error
+
+
+def _kind(error: Exception) -> str:
+    return "memory" if is_out_of_memory(error) else "failed"
 
 
 def divergence(num_skipped: int, saved: Path) -> DivergenceError:

@@ -20,6 +20,7 @@ __all__ = [
     "StepDone",
     "StopReason",
     "UnmaskedSample",
+    "Warned",
 ]
 
 StopReason = Literal[
@@ -97,6 +98,16 @@ class EvaluationDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something went wrong that the run goes on after."""
+
+    step: int
+    """Gradient steps taken so far."""
+    text: str
+    """What a reader should know, a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The loop ended."""
 
@@ -110,7 +121,7 @@ class Finished:
     """The checkpoint written last."""
 
 
-Event = Started | BufferFilled | StepDone | EvaluationDone | Finished
+Event = Started | BufferFilled | StepDone | EvaluationDone | Warned | Finished
 """Whatever an observer may be told."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, final
 
 __all__ = ["Abandoned", "Interruption"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 Result = TypeVar("Result")
 
@@ -26,12 +26,12 @@ class _Broken(BaseException):
 
 @final
 class Interruption:
-    """Turns SIGINT and SIGTERM into a request that a loop reads between two steps.
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a request that a loop reads between two steps.
 
     The first signal only asks. A further SIGINT raises :class:`KeyboardInterrupt`: at once, or,
     where a step is being completed or a checkpoint written, right after that. A third one does
     not wait there and raises :class:`Abandoned`. Further SIGTERMs are ignored: launchers repeat
-    them.
+    them. SIGUSR1 is what schedulers send before time is up.
 
     Signals are taken over between entering and leaving the context, in the main thread alone;
     without a context it never asks for anything.

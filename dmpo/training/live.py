@@ -23,6 +23,7 @@ from dmpo.training.events import (
     Finished,
     StepDone,
     UnmaskedSample,
+    Warned,
 )
 
 __all__ = [
@@ -154,6 +155,8 @@ class PlainView:
                 self._line(step_line(event))
             case EvaluationDone():
                 self._line(f"step {event.step}  {_evaluation_line(event.result)}")
+            case Warned():
+                self._line(f"warning: {event.text}")
             case Finished():
                 self._line(end_line(event))
 
@@ -232,6 +235,8 @@ class LiveView:
                 self._step = event
             case EvaluationDone():
                 self._above(f"step {event.step}  {_evaluation_line(event.result)}")
+            case Warned():
+                self._above(f"warning: {event.text}")
             case Finished():
                 self._sample = None
                 self._above(end_line(event))

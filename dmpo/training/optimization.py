@@ -54,6 +54,14 @@ class OptimizationSettings(Settings):
         "no", description="Precision of the forward pass; log-probabilities stay in float32."
     )
 
+    process_timeout: float = Field(
+        1800.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that processes wait for one another before the run ends and names the "
+        "one that did not come.",
+    )
+
     @model_validator(mode="after")
     def _check_optimizer(self) -> OptimizationSettings:
         if not all(0 <= beta < 1 for beta in self.betas):

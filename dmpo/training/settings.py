@@ -73,11 +73,36 @@ class TrainingSettings(OptimizationSettings):
         description="Views of a rollout per forward and backward pass, at most, where the loss is "
         "a sum over views: then memory does not grow with their number; null: all of them.",
     )
+    auto_micro_batch: bool = Field(
+        False,
+        description="Find out how many rollouts fit into memory at once, and take a gradient step "
+        "that runs out of it again in smaller pieces.",
+    )
     rows_per_forward: PositiveInt = Field(
-        128, description="Rollouts per forward pass where no gradient is taken, at most."
+        128, description="Rollouts sampled at once, at most; fewer where memory is too small."
+    )
+    likelihood_rows: PositiveInt | None = Field(
+        None,
+        description="Rollouts per forward pass where likelihoods are evaluated without gradient, "
+        "each with all its views, at most; null: rows_per_forward.",
+    )
+    overlap_rewards: bool = Field(
+        False,
+        description="Score the rollouts of a forward pass while the next are sampled: a reward is "
+        "then called once for each rows_per_forward, not once a buffer.",
+    )
+    offload_buffers: bool = Field(
+        False,
+        description="Keep buffers in page-locked host memory between their uses, and bring the "
+        "rows of a micro-batch to the device one by one.",
     )
     checkpoint_every: PositiveInt | None = Field(
         None, description="Steps between checkpoints; null: only at the end."
+    )
+    on_save_error: Literal["stop", "continue"] = Field(
+        "stop",
+        description="What a checkpoint that cannot be written (a full disk) does to the run: end "
+        "it, or be said and left out; the checkpoints before it stay either way.",
     )
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints that are kept; the newest whole one always is."

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.evaluation.saved import write_tables
+from dmpo.evaluation.shared import evaluate_shared
 from dmpo.evaluation.summary import EvaluationResult
 from dmpo.files import append_line, filling, replace_text
 from dmpo.policies.base import DiffusionPolicy
@@ -40,6 +41,7 @@ from dmpo.training.optimization import OptimizationSettings, Schedule
 from dmpo.training.phases import PhaseMeter
 from dmpo.training.prompts import prompt_indices
 from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
+from dmpo.training.regroup import part_of
 from dmpo.training.run_directory import RunDirectory
 
 __all__ = ["SftSettings", "SftTask", "SftTrainer", "chosen_task"]
@@ -131,7 +133,12 @@ class SftTrainer:
         self._interruption = interruption or Interruption()
         self._config_text = config_text
         self._engine = Engine(policy, settings, output)
-        self._rows = self._engine.share(settings.batch_rows, "batch_rows")
+        if settings.batch_rows < self._engine.num_ranks:
+            raise ConfigError(
+                f"batch_rows: {settings.batch_rows} demonstrations are fewer than "
+                f"{self._engine.num_ranks} processes; each needs one of its own."
+            )
+        self._rows = part_of(settings.batch_rows, self._engine.rank, self._engine.num_ranks)
         self._observers = tuple(observers)
         self._meter = PhaseMeter(policy)
         self._model_tokens = self._model_flops = 0.0
@@ -197,10 +204,12 @@ class SftTrainer:
         """Return the loss of one step, and what the optimizer did."""
         settings = self._settings
         batch = self._batch(step)
-        slices = split_rows(batch, settings.micro_batch_rows or self._rows)
+        slices = split_rows(batch, settings.micro_batch_rows or len(self._rows))
         dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
         with self._meter.phase("loss"), seeded_dropout(dropout_seed, self._policy.device):
-            losses = self._engine.backward(slices, functools.partial(denoising_loss, self._policy))
+            losses = self._engine.backward(
+                slices, functools.partial(denoising_loss, self._policy), spare=slices[0]
+            )
         update = self._engine.update(losses["total"])
         self._skipped += update.is_skipped
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if update.is_skipped else 0
@@ -208,7 +217,7 @@ class SftTrainer:
 
     def _batch(self, step: int) -> DenoisingBatch:
         """Draw a task, its next problems, demonstrations of them, and the noise."""
-        settings, policy, rank = self._settings, self._policy, self._engine.rank
+        settings, policy = self._settings, self._policy
         chosen = chosen_task(list(self._tasks.values()), seed=self._seed, step=step)
         examples = self._examples[chosen.name]
         indices = prompt_indices(
@@ -218,15 +227,19 @@ class SftTrainer:
             count=settings.batch_rows,
         )
         self._cursors[chosen.name] += settings.batch_rows
-        mine = [examples[index] for index in indices[rank * self._rows : (rank + 1) * self._rows]]
-        rng = random.Random(seed_for(self._seed, rank, step, "demonstrations"))
+        rows = slice(self._rows.start, self._rows.stop)
+        mine = [examples[index] for index in indices[rows]]
         length = chosen.response_length or chosen.task.response_length
-        answers = [chosen.task.demonstrate(example, rng) for example in mine]
+        answers = [
+            chosen.task.demonstrate(example, self._rng(step, row))
+            for example, row in zip(mine, self._rows, strict=True)
+        ]
         prompts = policy.encode(mine)
+        # Drawn for the whole batch, so that it does not depend on the number of processes.
         hidden, coefficient = draw_noise(
-            len(mine),
+            settings.batch_rows,
             length,
-            generator_for(self._seed, rank, step, "noise"),
+            generator_for(self._seed, 0, step, "noise"),
             masking=settings.masking,
             stratified=settings.stratified,
         )
@@ -234,10 +247,13 @@ class SftTrainer:
             prompt_tokens=prompts.tokens,
             prompt_mask=prompts.attention_mask,
             responses=policy.encode_completions(answers, length),
-            hidden=hidden,
-            coefficient=coefficient,
-            num_rows_in_batch=len(mine),
+            hidden=hidden[rows],
+            coefficient=coefficient[rows],
+            num_rows_in_batch=settings.batch_rows / self._engine.num_ranks,
         )
+
+    def _rng(self, step: int, row: int) -> random.Random:
+        return random.Random(seed_for(self._seed, row, step, "demonstrations"))
 
     def _cost(self) -> dict[str, float]:
         """Return tokens and operations since the last line and in all, means over ranks."""
@@ -266,10 +282,13 @@ class SftTrainer:
         return self._engine.is_true_anywhere(self._interruption.signal is not None)
 
     def _save(self) -> None:
-        self._engine.wait()
+        state = self._engine.weights.whole_state()
         if self._engine.is_main:
             with self._interruption.held(), filling(self._directory.path) as folder:
-                self._policy.save(folder)
+                if state is None:
+                    self._policy.save(folder)
+                else:
+                    self._policy.save(folder, state)
 
     def _measure(self) -> dict[str, EvaluationResult]:
         results: dict[str, EvaluationResult] = {}
@@ -277,9 +296,17 @@ class SftTrainer:
             if task.evaluator is None or self._is_interrupted():
                 continue
             generator = generator_for(self._seed, 0, 0, "evaluation")
-            work = functools.partial(task.evaluator.evaluate, self._policy, generator)
+            work = functools.partial(
+                evaluate_shared,
+                task.evaluator,
+                self._policy,
+                generator,
+                rank=self._engine.rank,
+                num_processes=self._engine.num_ranks,
+            )
             is_alone = self._engine.num_ranks == 1
-            result = self._interruption.broken_off(work) if is_alone else work()
+            with self._engine.weights.gathered():
+                result = self._interruption.broken_off(work) if is_alone else work()
             if result is not None:
                 results[name] = result
         if self._engine.is_main and results:

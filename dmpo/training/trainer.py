@@ -19,10 +19,12 @@ from typing import final
 
 import torch
 
+from dmpo.errors import OutputError
 from dmpo.evaluation.evaluator import Evaluator
+from dmpo.evaluation.shared import evaluate_shared
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Batch, Experience, expand_rows
+from dmpo.records import Batch, Experience, LossOutput, Rollouts, expand_rows
 from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
@@ -40,9 +42,11 @@ from dmpo.training.metrics import (
     phase_metrics,
     step_metrics,
 )
+from dmpo.training.micro_batches import MicroBatches
 from dmpo.training.phases import PhaseMeter, model_tokens, of_training
 from dmpo.training.prompts import fingerprint
-from dmpo.training.randomness import generator_for, seed_for, seeded_dropout
+from dmpo.training.randomness import generator_for, group_generator, seed_for, seeded_dropout
+from dmpo.training.regroup import on_device, pinned
 from dmpo.training.rollout import flat_groups, unmasked_sample
 from dmpo.training.run_directory import RunDirectory, list_checkpoints
 from dmpo.training.settings import TrainingSettings
@@ -122,6 +126,12 @@ class Trainer:
             meter=self._meter,
             seed=seed,
         )
+        self._micro_batches = MicroBatches(
+            self._engine,
+            parts.policy,
+            settings,
+            can_cut_views=parts.objective.is_sum_over_views,
+        )
         self._checkpoints = CheckpointStore(
             self._directory,
             self._engine,
@@ -191,7 +201,7 @@ class Trainer:
                 if self._progress.skipped_in_a_row >= settings.max_skipped_in_a_row:
                     raise divergence(self._progress.skipped_in_a_row, self.save())
                 if _is_due(self._progress.step, settings.checkpoint_every):
-                    self.save()
+                    self._save_if_possible()
                 if _is_due(self._progress.step, settings.evaluate_every):
                     self._evaluate()
             path = self.save()
@@ -222,6 +232,7 @@ class Trainer:
             experience, num_taken = self._fill_buffer()
             buffers = (experience, *buffers)[: self._settings.replay_buffers]
             progress = replace(progress, cursor=progress.cursor + num_taken)
+        self._engine.meet(f"step {progress.step + 1}")
         batch, losses = self._backward(*self._settings.turn(buffers, update))
         # Until here the run is as it was after the step before; behind here it is one further.
         with self._interruption.held():
@@ -239,26 +250,19 @@ class Trainer:
         """
         parts, settings, step = self._parts, self._settings, self._progress.step
         parts.reward.begin_step(step)
-        filled = self._filler.fill(self._progress.cursor, self._generator("rollout"))
-        rollouts, rewards = filled.rollouts, filled.rewards
         # The frozen reference has the precision of the live policy, whose forward pass casts.
         precision = self._engine.accelerator.autocast()
-        with self._meter.phase("prepare"), torch.no_grad(), precision:
-            experience = parts.objective.prepare(
-                parts.policy, rollouts, rewards, self._generator("prepare")
-            )
+        with self._engine.weights.gathered():
+            filled = self._filler.fill(self._progress.cursor, step)
+            rollouts, rewards = filled.rollouts, filled.rewards
+            generator = self._generator("prepare", rollouts)
+            with self._meter.phase("prepare"), torch.no_grad(), precision:
+                experience = parts.objective.prepare(parts.policy, rollouts, rewards, generator)
+            drift = self._drift(rollouts)
+        experience = replace(experience, metrics={**experience.metrics, **drift})
         if settings.flat_groups == "replace":
             counts = {"discarded_groups": float(filled.num_discarded)}
             experience = replace(experience, metrics={**experience.metrics, **counts})
-        if is_drift_due(step, settings.measure_drift_every, settings.updates_per_buffer):
-            with self._meter.phase("drift"), self._engine.accelerator.autocast():
-                drift = measure_drift(
-                    parts.policy,
-                    first_rollouts(rollouts, settings.drift_rows),
-                    self._generator("drift"),
-                    rows_per_forward=settings.rows_per_forward,
-                )
-            experience = replace(experience, metrics={**experience.metrics, **drift})
         self._buffer_metrics = self._figures(experience)
         row = step // settings.updates_per_buffer % rollouts.num_prompts
         self._emit(
@@ -273,40 +277,68 @@ class Trainer:
                 ),
             )
         )
+        if settings.offload_buffers:
+            experience = pinned(experience)
         return experience, filled.num_prompts_taken
+
+    def _drift(self, rollouts: Rollouts) -> dict[str, float]:
+        """Measure how far the policy has come from its reference, where it is time to."""
+        settings, step = self._settings, self._progress.step
+        if not is_drift_due(step, settings.measure_drift_every, settings.updates_per_buffer):
+            return {}
+        with self._meter.phase("drift"), self._engine.accelerator.autocast():
+            return measure_drift(
+                self._parts.policy,
+                first_rollouts(rollouts, settings.drift_rows),
+                self._generator("drift", rollouts),
+                rows_per_forward=settings.likelihood_rows or settings.rows_per_forward,
+            )
 
     def _figures(self, experience: Experience) -> dict[str, float]:
         figures = buffer_metrics(experience, self._parts.task)
         # Where drift is measured, one curve is not made of two estimators.
         if self._settings.measure_drift_every and "drift/kl_reference" not in experience.metrics:
             figures.pop("drift/kl_reference", None)
-        means = self._engine.mean(figures)
+        means = self._engine.mean(figures, size=float(experience.rollouts.num_prompts))
         # A component that no rollout has is no figure; every process has its name, though.
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
     def _backward(self, experience: Experience, update: int) -> tuple[Batch, dict[str, float]]:
         """Draw views and add up the gradients of the micro-batches; return views and losses."""
         policy, objective, step = self._parts.policy, self._parts.objective, self._progress.step
-        settings = self._settings
-        with self._meter.phase("draw"), torch.no_grad():
-            batch = objective.draw(policy, experience, self._generator("draw"), update=update)
+        settings, engine = self._settings, self._engine
+        if settings.offload_buffers:
+            experience = on_device(experience, policy.device)
+        with engine.weights.gathered(), self._meter.phase("draw"), torch.no_grad():
+            generator = self._generator("draw", experience.rollouts)
+            batch = objective.draw(policy, experience, generator, update=update)
+        batch = spare = _of_all(batch, engine)
         if settings.flat_groups == "skip":
             varied = expand_rows(~flat_groups(experience.rewards), settings.rollouts_per_prompt)
             batch = batch.kept(varied.to(batch.weights.device))
         if settings.skip_below > 0:
             batch = batch.kept(batch.weight_sizes >= settings.skip_below)
-        dropout_seed = seed_for(self._seed, self._engine.rank, step, "dropout")
-        with self._meter.phase("loss"), seeded_dropout(dropout_seed, policy.device):
-            num_rows = settings.micro_batch_rows or max(1, batch.num_rows)
-            slices = batch.split(num_rows, settings.micro_batch_views)
-            losses = self._engine.backward(slices, functools.partial(objective.loss, policy))
+        if settings.offload_buffers:
+            batch, spare = pinned(batch), pinned(spare)
+        dropout_seed = seed_for(self._seed, engine.rank, step, "dropout")
+
+        def loss_of(piece: Batch) -> LossOutput:
+            return objective.loss(policy, on_device(piece, policy.device))
+
+        with self._meter.phase("loss"):
+            losses = self._micro_batches.backward(
+                batch,
+                spare.rows(slice(1)),
+                loss_of,
+                lambda: seeded_dropout(dropout_seed, policy.device),
+            )
         return batch, losses
 
     def _step_metrics(
         self, batch: Batch, losses: dict[str, float], update: Update
     ) -> dict[str, float]:
         return {
-            **self._engine.mean(step_metrics(batch)),
+            **self._engine.mean(step_metrics(batch), size=float(max(1, batch.num_rows))),
             **{f"loss/{name}": value for name, value in losses.items()},
             "optimizer/gradient_norm": update.gradient_norm,
             "optimizer/learning_rate": update.learning_rate,
@@ -328,8 +360,13 @@ class Trainer:
             skipped_steps=before.skipped_steps + update.is_skipped,
             skipped_in_a_row=before.skipped_in_a_row + 1 if update.is_skipped else 0,
             seconds=before.seconds + seconds - totals.seconds["drift"],
-            model_tokens=before.model_tokens + self._mean(model_tokens(totals.tokens)),
-            model_flops=before.model_flops + self._mean(sum(of_training(totals.flops).values())),
+            model_tokens=before.model_tokens + self._engine.total(model_tokens(totals.tokens)),
+            model_flops=before.model_flops
+            + self._engine.total(sum(of_training(totals.flops).values())),
+            micro_batch_rows=self._micro_batches.rows if self._settings.auto_micro_batch else None,
+            micro_batch_views=self._micro_batches.views
+            if self._settings.auto_micro_batch
+            else None,
         )
         self._progress = now
         so_far = {
@@ -338,7 +375,7 @@ class Trainer:
             "flops/total": float(now.model_flops),
             "time/total": now.seconds,
         }
-        phases = self._engine.mean({**phase_metrics(totals), **so_far})
+        phases = {**self._engine.mean(phase_metrics(totals)), **so_far}
         self._emit(
             events.StepDone(
                 step=now.step,
@@ -354,9 +391,6 @@ class Trainer:
             )
         )
 
-    def _mean(self, count: int) -> int:
-        return round(self._engine.mean({"count": float(count)})["count"])
-
     def _evaluate(self) -> None:
         """Measure the policy; a signal breaks it off, and it is made up for on resuming."""
         evaluator = self._evaluator
@@ -364,9 +398,16 @@ class Trainer:
             return
         # Always the same draws: two evaluations differ by the policy alone.
         generator = generator_for(self._seed, 0, 0, "evaluation")
-        work = functools.partial(evaluator.evaluate, self._parts.policy, generator)
-        with self._meter.phase("evaluation"):
-            # Several processes meet inside their forward passes: none may leave alone.
+        work = functools.partial(
+            evaluate_shared,
+            evaluator,
+            self._parts.policy,
+            generator,
+            rank=self._engine.rank,
+            num_processes=self._engine.num_ranks,
+        )
+        with self._meter.phase("evaluation"), self._engine.weights.gathered():
+            # Several processes meet at the end of it: none may leave alone.
             is_alone = self._engine.num_ranks == 1
             result = self._interruption.broken_off(work) if is_alone else work()
         if result is not None:
@@ -384,6 +425,14 @@ class Trainer:
         with self._interruption.held():
             return self._checkpoints.save(self._progress, needed)
 
+    def _save_if_possible(self) -> None:
+        try:
+            self.save()
+        except OutputError as error:
+            if self._settings.on_save_error == "stop":
+                raise
+            self._emit(events.Warned(step=self._progress.step, text=f"no checkpoint: {error}"))
+
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint as if the run had never stopped.
 
@@ -394,12 +443,17 @@ class Trainer:
         if self._engine.is_main:
             self._directory.claim()
         self._progress, self._buffers = self._checkpoints.load(path)
+        self._micro_batches.restore(
+            self._progress.micro_batch_rows, self._progress.micro_batch_views
+        )
+        if self._settings.offload_buffers:
+            self._buffers = tuple(pinned(buffer) for buffer in self._buffers)
         self._is_restored = True
         if self._buffers:
             self._buffer_metrics = self._figures(self._buffers[0])
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return generator_for(self._seed, self._engine.rank, self._progress.step, purpose)
+    def _generator(self, purpose: str, rollouts: Rollouts) -> torch.Generator:
+        return group_generator(self._seed, self._progress.step, purpose, rollouts.prompts)
 
     def _reason_to_stop(self) -> events.StopReason | None:
         settings, progress = self._settings, self._progress
@@ -439,3 +493,12 @@ class Trainer:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step > 0 and step % every == 0
+
+
+def _of_all(batch: Batch, engine: Engine) -> Batch:
+    """Return the batch with the counts of all processes, whose gradients' mean is taken."""
+    if engine.num_ranks == 1:
+        return batch
+    counts = engine.gathered((batch.num_rows_in_buffer, batch.num_tokens_in_buffer))
+    rows, tokens = (math.fsum(each) / len(counts) for each in zip(*counts, strict=True))
+    return replace(batch, num_rows_in_buffer=rows, num_tokens_in_buffer=tokens)

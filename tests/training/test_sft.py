@@ -100,7 +100,10 @@ def test_signal_ends_fine_tuning_after_the_step_with_the_policy_saved(tmp_path: 
 
 def test_fine_tuning_that_diverges_stops_with_the_policy_saved(tmp_path: Path) -> None:
     policy = small_policy()
+    canvas = torch.zeros(1, 4, dtype=torch.long)
     with torch.no_grad():
+        # Weights that are bad in their first pass are refused as a checkpoint's.
+        policy.logits(canvas, torch.ones_like(canvas, dtype=torch.bool), canvas)
         next(policy.module.parameters()).fill_(math.nan)
     tasks = [SftTask(name="count", task=CountingTask())]
     settings = SftSettings(**SETTINGS, max_skipped_in_a_row=2)
