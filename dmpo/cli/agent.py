@@ -31,9 +31,7 @@ def main(arguments: list[str]) -> int:
         if first.exitcode > 0:
             return int(first.exitcode)  # it has said why
         name = signal.Signals(-first.exitcode).name
-        print(
-            f"dmpo: error: process {rank} (pid {first.pid}) was ended by {name}.", file=sys.stderr
-        )  # noqa: T201
+        sys.stderr.write(f"dmpo: error: process {rank} (pid {first.pid}) was ended by {name}.\n")
         return 1
     return 0
 

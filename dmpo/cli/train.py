@@ -9,6 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from dmpo.cli.launching import (
+    TRY_AGAIN,
+    check_processes,
+    is_launched,
+    launch,
+    without_options,
+)
 from dmpo.cli.options import (
     ConfigFile,
     Context,
@@ -23,6 +30,7 @@ from dmpo.cli.options import (
     real_number,
     run_directory,
     settings_layers,
+    whole_number,
 )
 
 __all__ = ["train"]
@@ -62,6 +70,27 @@ def train(
             metavar="auto|PATH",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="<int>",
+            help="Run on so many processes of this machine: one for each GPU, or on its cores.",
+        ),
+    ] = None,
+    sharding: Annotated[
+        str,
+        typer.Option(
+            help="How weights lie on the processes: ddp (whole on each), fsdp2, zero2 or zero3.",
+            metavar="ddp|fsdp2|zero2|zero3",
+        ),
+    ] = "ddp",
+    auto_micro_batch: Annotated[
+        bool,
+        typer.Option(
+            "--auto-micro-batch", help="Find out how many rollouts fit into memory at once."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build and check everything, write nothing.")
     ] = False,
@@ -91,7 +120,11 @@ def train(
         "--seed": seed,
         "--steps": steps,
         "--max-seconds": max_seconds,
+        "--auto-micro-batch": auto_micro_batch or None,
     }
+    if processes is not None:
+        check_processes(processes, sharding, is_dry=dry_run)
+    launches = (processes or 1) > 1 and not is_launched() and not dry_run
     layer = command_layer(
         context,
         sections=tuple(RunConfig.model_fields),
@@ -105,14 +138,19 @@ def train(
     resolved = resolve_run([*layers, layer])
     if resumption is not None:
         directory = resumption.run
-        _say_changes(resumption, resolved.config)
+        _say_changes(resumption, resolved.config, is_silent=launches)
     elif resume == "auto" and output is not None:
         directory = output
     else:
         directory = run_directory(output, label, is_written=not dry_run)
     light = _checked_parts(resolved.config)
     if dry_run:
-        _dry_run(resolved, light)
+        _dry_run(resolved, light, processes=processes, sharding=sharding)
+    elif launches:
+        arguments = without_options(context.obj, ("--processes", "--sharding"))
+        if output is None and resume is None:
+            arguments += ["--output", str(directory)]
+        raise typer.Exit(launch(processes or 1, sharding, arguments))
     else:
         _announce(resolved.config, label, description, directory)
         _run(resolved, light, directory, resumption=resumption, plain=plain)
@@ -139,7 +177,7 @@ def _resumption(
     return None
 
 
-def _say_changes(resumption: Any, config: Any) -> None:
+def _say_changes(resumption: Any, config: Any, *, is_silent: bool) -> None:
     """Say what a resume changes, or refuse it."""
     from dmpo.cli.results import is_main_process, say
     from dmpo.config.runs import check_changes, saved_config, settings_changes
@@ -147,7 +185,7 @@ def _say_changes(resumption: Any, config: Any) -> None:
     before = saved_config(resumption)
     changes = settings_changes(before, config)
     check_changes(changes, before)
-    if is_main_process():
+    if is_main_process() and not is_silent:
         for reason in resumption.skipped:
             say("skipped", reason)
         for change in changes:
@@ -213,11 +251,12 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
             trainer.restore(resumption.checkpoint)
         with view:
             finished = trainer.train()
-    if not is_main_process():
-        return
-    if finished.reason == "interrupted":
+    if is_main_process() and finished.reason == "interrupted":
         say("saved in", str(finished.checkpoint))
         say("go on with", f"dmpo train --resume {shlex.quote(str(directory))}")
+    if interruption.signal == "SIGUSR1":
+        raise typer.Exit(TRY_AGAIN)
+    if finished.reason == "interrupted" or not is_main_process():
         return
     print_evaluations(console, directory)
     say("saved in", str(directory))
@@ -225,32 +264,63 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     say("curves", f"tensorboard --logdir {directory}")
 
 
-def _dry_run(resolved: Any, light: Any) -> None:
-    """Print settings, counts and an estimate of memory, after a rollout through every part."""
-    from dmpo.cli.results import say
-    from dmpo.config.assembly import build_training_parts
+def _dry_run(
+    resolved: Any, light: Any, *, processes: int | None = None, sharding: str | None = None
+) -> None:
+    """Print settings, counts and the memory of each process, after a rollout through every part."""
+    from dmpo.cli.results import num_processes, say
     from dmpo.config.rehearsal import rehearse
     from dmpo.config.yaml_text import yaml_with_comments
 
-    config = resolved.config
-    found = rehearse(build_training_parts(config, light), config)
+    config, count = resolved.config, processes or num_processes()
+    # Of several processes all ways to divide a run are shown: which one fits is the question.
+    ways: Any = {"ddp": None} | ({"zero2": None, "fsdp2": None} if count > 1 else {})
+    ways |= {sharding or "ddp": None}
+    found = rehearse(config, light, num_processes=count, shardings=tuple(ways))
     typer.echo(yaml_with_comments(resolved.plain(), resolved.provenance))
     sizes = ", ".join(f"{count:,} {split}" for split, count in found.num_examples.items())
     say("parameters", f"{found.num_parameters:,}, trained {found.num_trained:,}")
     say("problems", sizes)
-    say(
-        "rehearsal",
-        f"one rollout of {found.sequence_length} positions: reward {found.reward:g}, "
-        f"{found.num_views} views",
-    )
-    parts = ", ".join(f"{use} {_size(count)}" for use, count in found.memory.items())
-    total = sum(found.memory.values())
-    say("memory", f"about {_size(total)} on {found.device}, an estimate: {parts}")
+    if found.rollout is None:
+        say("rehearsal", f"left out: {found.left_out}; {found.num_views} views of a rollout")
+    else:
+        say(
+            "rehearsal",
+            f"one rollout of {found.rollout.sequence_length} positions: reward "
+            f"{found.rollout.reward:g}, {found.num_views} views",
+        )
+    _say_memory(found, count, sharding)
     typer.echo("nothing was written")
 
 
-def _size(num_bytes: int) -> str:
-    for power, unit in enumerate(("B", "KiB", "MiB")):
-        if num_bytes < 1024 ** (power + 1):
-            return f"{num_bytes / 1024**power:.0f} {unit}"
-    return f"{num_bytes / 1024**3:.1f} GiB"
+def _say_memory(found: Any, count: int, sharding: str | None) -> None:
+    """Print what each process needs, by use."""
+    import torch
+
+    from dmpo.cli.results import say
+    from dmpo.config.memory_table import fitting, memory_table, readable_size
+
+    if not found.plans:
+        say("memory", "not computed: the policy does not show the sizes of its model")
+        return
+    work, each = found.work, "the process" if count == 1 else f"each of {count} processes"
+    say(
+        "memory",
+        f"of {each}, an estimate, computed and not measured: {work.step_views} views of "
+        f"{work.sequence_length} positions at most in a forward and backward pass, "
+        f"{work.num_micro_batches} of them in a step; {work.rollout_rows} rollouts sampled at "
+        f"once, {work.candidates} positions of each looked at",
+    )
+    has_gpu = torch.cuda.is_available()
+    capacity = torch.cuda.get_device_properties(0).total_memory if has_gpu else None
+    for line in memory_table(found.plans, capacity):
+        typer.echo(f"  {line}")
+    chosen = sharding or "ddp"
+    step, other = (
+        plans[chosen].peaks["gradient step"] for plans in (found.plans, found.other_checkpointing)
+    )
+    if other != step:
+        state = "on" if other < step else "off"
+        say("instead", f"{readable_size(other)}: with gradient_checkpointing {state} ({chosen})")
+    if not has_gpu:
+        say("fits into", fitting(found.plans) + " (a tenth left free)")

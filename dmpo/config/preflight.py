@@ -100,7 +100,7 @@ def check_prompts(policy: DiffusionPolicy, prompts: Iterable[NamedText], *, room
             encoded = policy.encode([Example(prompt=prompt.text)])
         except DataError as error:
             raise DataError(f"{prompt.name}: {_without_index(error)}") from None
-        length = int(encoded.attention_mask.sum())
+        length = encoded.tokens.shape[1]  # one prompt has no padding
         if length + room > policy.max_length:
             raise DataError(
                 f"{prompt.name}: its {length} tokens and an answer of {room} (gen_length) exceed "

@@ -47,7 +47,7 @@ class GroupGenerator(torch.Generator):
 
     def __new__(cls, seed: int, keys: Int[Tensor, " B"]) -> GroupGenerator:  # noqa: ARG004
         """Make the generator, on the CPU."""
-        return super().__new__(cls, device="cpu")
+        return super().__new__(cls, device="cpu")  # type: ignore[call-arg]
 
     def __init__(self, seed: int, keys: Int[Tensor, " B"]) -> None:
         """Derive the streams."""

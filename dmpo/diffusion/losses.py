@@ -25,7 +25,7 @@ def weighted_denoising_cross_entropy(
     log_likelihood: Float[Tensor, " S"],
     weights: Float[Tensor, " S"],
     lengths: Int[Tensor, " S"],
-    num_rows: int,
+    num_rows: int | float,
 ) -> Float[Tensor, ""]:
     """Return the mean over the buffer of w · L̂/D, L̂ = −log p̂ (WDCE, DMPO Eq. 11).
 
@@ -42,7 +42,7 @@ def weighted_discriminative_loss(
     real_log_ratio: Float[Tensor, " S"],
     fake_log_ratio: Float[Tensor, " S"],
     weights: Float[Tensor, " S"],
-    num_rows: int,
+    num_rows: int | float,
     *,
     beta: float,
     gamma: float,

@@ -123,7 +123,7 @@ def reduced(
     weights: Float[Tensor, "S ..."],
     normalisation: Normalisation,
     *,
-    num_rows: int,
+    num_rows: int | float,
     total: float,
     length: int,
     of_rows: Float[Tensor, " S"] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,17 @@ from dmpo.errors import ConfigError
 from dmpo.records import Example, Prompts
 from dmpo.registry import PluginConfig
 
-__all__ = ["DiffusionPolicy"]
+__all__ = ["DiffusionPolicy", "Known"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a batch already, so that nobody waits for the device to find it out."""
+
+    is_padded: bool
+    """Whether some row may hold padding."""
+    has_equal_rows: bool
+    """Whether some row may equal the one before it."""
 
 
 class DiffusionPolicy(ABC):
@@ -90,6 +101,16 @@ class DiffusionPolicy(ABC):
         Returns:
             Unnormalised log-probabilities, float32.
         """
+
+    def known_logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+        known: Known,
+    ) -> Float[Tensor, "S K V"]:
+        """Return :meth:`logits`, sooner where the policy can use what is known."""
+        return self.logits(tokens, attention_mask, at)
 
     def new_cache(self) -> Any:
         """Return an empty cache for :meth:`cached_logits`, to be used for one block.
@@ -195,6 +216,11 @@ class DiffusionPolicy(ABC):
     @abstractmethod
     def freeze_reference(self) -> None:
         """Make the current weights π_ref: by a frozen copy, or at no cost under LoRA."""
+
+    @property
+    def reference_module(self) -> nn.Module | None:
+        """The frozen copy that is π_ref; None where there is none."""
+        return None
 
     @abstractmethod
     def reference(self) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dmpo.errors import ConfigError
 from dmpo.policies.flops import ModelPass
+from dmpo.policies.kernels import fused_log_probs
 from dmpo.policies.kv_cache import KeyValueCache
 
 __all__ = ["Denoiser", "begins_run", "mask_positions"]
@@ -50,16 +51,20 @@ class Denoiser(nn.Module):
         logits_chunk: Positions projected at a time when log-probabilities are wanted.
         shifted: Whether the hidden state at i − 1 speaks for the token at i, as in backbones
             grown out of autoregressive ones; the first token keeps its own.
+        fuses: Whether Liger's kernel makes log-probabilities, on CUDA where it is installed.
 
     ``last_pass`` says what the latest call ran over.
     """
 
-    def __init__(self, model: nn.Module, *, logits_chunk: int, shifted: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, *, logits_chunk: int, shifted: bool = False, fuses: bool = True
+    ) -> None:
         """Keep the model as a submodule."""
         super().__init__()
         self.model = model
         self.logits_chunk = logits_chunk
         self.shifted = shifted
+        self.fuses = fuses
         self.last_pass = ModelPass()
 
     @property
@@ -87,6 +92,7 @@ class Denoiser(nn.Module):
         window: tuple[int, int] | None = None,
         visible: Bool[Tensor, "U T T"] | None = None,
         position_ids: Int[Tensor, "U T"] | None = None,
+        padded: bool | None = None,
     ) -> Float[Tensor, "S K V"] | Float[Tensor, "S T"]:
         """Return logits at ``at``, or log-probabilities of ``targets`` at ``where``.
 
@@ -102,6 +108,7 @@ class Denoiser(nn.Module):
             window: The positions to run over with a filled cache: first, and behind the last.
             visible: Which token sees which; None: every real token sees every real token.
             position_ids: Given together with ``visible``.
+            padded: Whether there may be padding; None: it is looked for.
 
         Returns:
             Logits [S, K, V], or log-probabilities [S, T] in nats that are zero outside
@@ -114,7 +121,7 @@ class Denoiser(nn.Module):
         elif cache is not None:
             hidden, start = self._windowed_hidden(tokens, attention_mask, cache, window)
         else:
-            hidden, start = self._hidden(tokens, attention_mask), 0
+            hidden, start = self._hidden(tokens, attention_mask, padded), 0
         self.last_pass = ModelPass(
             rows=hidden.shape[0], queries=hidden.shape[1], keys=tokens.shape[1]
         )
@@ -131,11 +138,15 @@ class Denoiser(nn.Module):
         return scores.new_zeros(where.shape).masked_scatter(where, scores)
 
     def _hidden(
-        self, tokens: Int[Tensor, "U T"], attention_mask: Bool[Tensor, "U T"]
+        self,
+        tokens: Int[Tensor, "U T"],
+        attention_mask: Bool[Tensor, "U T"],
+        padded: bool | None,
     ) -> Float[Tensor, "U T H"]:
         # Without padding neither a mask nor position ids are needed, and the attention kernels
         # without a mask are the fast ones.
-        padded = not bool(attention_mask.all())
+        if padded is None:
+            padded = not bool(attention_mask.all())
         hidden: Tensor = self.causal_lm.model(
             input_ids=tokens,
             attention_mask=attention_mask if padded else None,
@@ -159,7 +170,9 @@ class Denoiser(nn.Module):
         start, end = window if window is not None and cache.is_filled else (0, tokens.shape[1])
         # Where the state before a token speaks for it, the window's first token needs that one.
         first = max(start - 1, 0) if self.shifted else start
-        padded = not bool(attention_mask.all())
+        if cache.is_padded is None:  # asked once: rows only become fewer
+            cache.is_padded = not bool(attention_mask.all())
+        padded = cache.is_padded
         cache.open_window(first)
         hidden: Tensor = self.causal_lm.model(
             input_ids=tokens[:, first:end],
@@ -210,6 +223,12 @@ class Denoiser(nn.Module):
         A position is projected once, however many targets it has. Several chunks are projected
         again for the gradient.
         """
+        if self.fuses and temperature == 1.0:
+            fused = fused_log_probs(hidden[position], self.causal_lm.lm_head, targets)
+            if fused is not None:
+                again = len(position) if fused.requires_grad else 0
+                self.last_pass = replace(self.last_pass, projected=len(position), reprojected=again)
+                return fused
         position, order = position.sort(stable=True)
         distinct, nth = torch.unique_consecutive(position, return_inverse=True)
         sizes = (nth // self.logits_chunk).bincount(minlength=1).tolist()

@@ -25,6 +25,8 @@ class KeyValueCache(Cache):  # type: ignore[misc]
     def __init__(self) -> None:
         """Begin empty; layers appear as the first pass reaches them."""
         super().__init__(layer_class_to_replicate=_WindowLayer)
+        self.is_padded: bool | None = None
+        """Whether its sequences hold padding; None: not looked for yet."""
 
     @property
     def is_filled(self) -> bool:

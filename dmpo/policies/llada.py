@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmpo.errors import CheckpointError
 from dmpo.policies.adapters import LoraSettings
+from dmpo.policies.kernels import Compilation
 from dmpo.policies.llada_backbone import LLaDAConfig, LLaDAModelLM
 from dmpo.policies.loading import (
     PublishedIds,
@@ -69,6 +70,16 @@ class LladaConfig(PluginConfig):
     ] = Field("sdpa", description="Attention kernel of the library.")
     logits_chunk: PositiveInt = Field(
         1024, description="Positions projected onto the vocabulary at a time."
+    )
+    fused_projection: bool = Field(
+        True,
+        description="Log-probabilities by Liger's fused kernel, on CUDA where liger-kernel is "
+        "installed; false: by chunks of logits_chunk, as elsewhere.",
+    )
+    compilation: Compilation = Field(
+        "no",
+        description="Blocks as they are; compiled (blocks); or compiled and replayed as CUDA "
+        "graphs (graphs), for short sequences whose kernels take less than their launch.",
     )
     scratch: LladaShape | None = Field(
         None, description="Build a LLaDA of this size with random weights; nothing is loaded."
@@ -131,6 +142,8 @@ class LladaPolicy(TransformersPolicy):
                 base_name=config.model,
                 gradient_checkpointing=config.gradient_checkpointing,
                 logits_chunk=config.logits_chunk,
+                fused_projection=config.fused_projection,
+                compilation=config.compilation,
             )
 
     @classmethod

@@ -24,6 +24,7 @@ from dmpo.errors import CheckpointError, ConfigError
 from dmpo.policies.adapters import LoraSettings
 from dmpo.policies.decoders import DECODERS
 from dmpo.policies.encoders import ENCODERS
+from dmpo.policies.kernels import Compilation
 from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.loading import (
     SpecialIds,
@@ -80,6 +81,16 @@ class MdlmConfig(PluginConfig):
     ] = Field("sdpa", description="Attention kernel of the library.")
     logits_chunk: PositiveInt = Field(
         1024, description="Positions projected onto the vocabulary at a time."
+    )
+    fused_projection: bool = Field(
+        True,
+        description="Log-probabilities by Liger's fused kernel, on CUDA where liger-kernel is "
+        "installed; false: by chunks of logits_chunk, as elsewhere.",
+    )
+    compilation: Compilation = Field(
+        "no",
+        description="Blocks as they are; compiled (blocks); or compiled and replayed as CUDA "
+        "graphs (graphs), for short sequences whose kernels take less than their launch.",
     )
     shifted: bool = Field(
         False,
@@ -155,6 +166,8 @@ class MdlmPolicy(TransformersPolicy):
                 base_name=config.model,
                 gradient_checkpointing=config.gradient_checkpointing,
                 logits_chunk=config.logits_chunk,
+                fused_projection=config.fused_projection,
+                compilation=config.compilation,
                 shifted=config.shifted,
             )
 

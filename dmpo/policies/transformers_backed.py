@@ -25,9 +25,10 @@ from dmpo.policies.adapters import (
     merge_lora,
     save_adapter,
 )
-from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.base import DiffusionPolicy, Known
 from dmpo.policies.denoiser import Denoiser, begins_run
 from dmpo.policies.flops import FlopCounts, ModelPass, count_flops, tracing
+from dmpo.policies.kernels import Compilation, compile_blocks
 from dmpo.policies.kv_cache import KeyValueCache
 from dmpo.policies.locate import quiet_library
 from dmpo.policies.sharded import is_sharded, put_state
@@ -88,6 +89,8 @@ class TransformersPolicy(DiffusionPolicy):
         gradient_checkpointing: bool,
         logits_chunk: int,
         shifted: bool = False,
+        fused_projection: bool = True,
+        compilation: Compilation = "no",
     ) -> None:
         """Put the parts together; called once, by the constructor."""
         self.mask_token_id = mask_token_id
@@ -101,7 +104,10 @@ class TransformersPolicy(DiffusionPolicy):
         if lora is not None:
             model = attach_lora(model, lora, base_name=base_name)
         self._codec = codec
-        self._denoiser = Denoiser(model, logits_chunk=logits_chunk, shifted=shifted).train()
+        compile_blocks(model, compilation)
+        self._denoiser = Denoiser(
+            model, logits_chunk=logits_chunk, shifted=shifted, fuses=fused_projection
+        ).train()
         self.module = self._denoiser
         self._frozen = None
         self._recomputes_blocks = gradient_checkpointing
@@ -149,6 +155,19 @@ class TransformersPolicy(DiffusionPolicy):
             CheckpointError: If the first logits since weights were loaded are not finite.
         """
         return self._run(tokens, attention_mask, at=at)
+
+    def known_logits(
+        self,
+        tokens: Int[Tensor, "S T"],
+        attention_mask: Bool[Tensor, "S T"],
+        at: Int[Tensor, "S K"],
+        known: Known,
+    ) -> Float[Tensor, "S K V"]:
+        """Return :meth:`logits`; nothing is asked of the device where rows are known to differ."""
+        if known.has_equal_rows:
+            return self._run(tokens, attention_mask, at=at, padded=known.is_padded)
+        self._meter(tokens, num_positions=tokens.shape[1])
+        return self._pass(tokens, attention_mask, at=at, padded=known.is_padded)
 
     def new_cache(self) -> KeyValueCache:
         """Return an empty cache, to be used for one block."""
@@ -232,6 +251,11 @@ class TransformersPolicy(DiffusionPolicy):
         if is_adapted(self._denoiser.model):
             return
         self._frozen = copy.deepcopy(self._denoiser).requires_grad_(False).eval()
+
+    @property
+    def reference_module(self) -> nn.Module | None:
+        """The frozen copy that is π_ref; None under adapters, or before one was made."""
+        return self._frozen
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -138,6 +138,18 @@ class UnmaskingRule(ABC):
         ``reveal`` names it again, it is hidden once more.
         """
 
+    def num_slots(self, step: int, most_hidden: int) -> int | None:  # noqa: ARG002
+        """Return how many candidates the row with most of them has, where no look tells more.
+
+        Args:
+            step: Step inside the block, from 0.
+            most_hidden: Hidden positions of the row that has most.
+
+        Returns:
+            K, or None: then they are counted, for which the loop waits for the device.
+        """
+        return None
+
     @abstractmethod
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return which candidates stand revealed after this step.
@@ -221,6 +233,36 @@ def records_path(rule: UnmaskingRule, config: BlockSamplerConfig, *, is_exact: b
     return is_exact and not rule.sees_tokens and config.temperature > 0 and not config.stop_at_eos
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What the host must know of a step before the model runs."""
+
+    num_open: int
+    """Rows that still hide something of the block."""
+    most_hidden: int
+    """Hidden positions of the row that has most."""
+    has_equal_rows: bool
+    """Whether some row is what the one before it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Turn:
+    """The rows of one step, and what is known of them."""
+
+    rows: Int[Tensor, " S"]
+    """Rows of the canvas."""
+    state: BlockState
+    """The block before the step."""
+    start: int
+    """First position of the block on the canvas."""
+    newly_revealed: Int[Tensor, " S"]
+    """Tokens that the step before revealed."""
+    streams: Int[Tensor, " S"]
+    """Where each row's numbers of this step come from."""
+    facts: _Facts
+    """What the host knows."""
+
+
 @final
 class _Loop:
     """The steps of one call, block by block."""
@@ -260,33 +302,84 @@ class _Loop:
         newly_revealed = torch.zeros_like(rows)
         for step in itertools.count():
             hidden = canvas.hidden[rows, start:end]
-            is_open = hidden.any(dim=1)
-            if not bool(is_open.all()):
-                rows, order, hidden = rows[is_open], order[is_open], hidden[is_open]
-                streams, newly_revealed = streams[is_open], newly_revealed[is_open]
-            if not len(rows):
+            facts = self._facts(rows, hidden, newly_revealed, step)
+            if facts.num_open == 0:
                 return
-            state = BlockState(hidden=hidden, order=order, step=step)
-            numbers = substreams(streams, step + 1)
-            newly_revealed = self._step(rows, state, start, newly_revealed, numbers)
+            if facts.num_open < len(rows):
+                at = hidden.any(dim=1).nonzero().squeeze(1)
+                rows, order, streams = rows[at], order[at], streams[at]
+                newly_revealed, hidden = newly_revealed[at], hidden[at]
+            newly_revealed = self._step(
+                _Turn(
+                    rows=rows,
+                    state=BlockState(hidden=hidden, order=order, step=step),
+                    start=start,
+                    newly_revealed=newly_revealed,
+                    streams=substreams(streams, step + 1),
+                    facts=facts,
+                )
+            )
             self.tell()
 
-    def _step(
+    def _facts(
         self,
         rows: Int[Tensor, " S"],
-        state: BlockState,
-        start: int,
+        hidden: Bool[Tensor, "S L"],
         newly_revealed: Int[Tensor, " S"],
-        streams: Int[Tensor, " S"],
-    ) -> Int[Tensor, " S"]:
+        step: int,
+    ) -> _Facts:
+        """Ask the device the one time in a step that it is waited for.
+
+        Raises:
+            PluginError: If the step before revealed nothing.
+        """
+        if not len(rows):
+            return _Facts(num_open=0, most_hidden=0, has_equal_rows=False)
+        num_hidden = hidden.sum(dim=1)
+        answers = (
+            (num_hidden > 0).sum(),
+            num_hidden.max(),
+            self._canvas.equal_rows(rows),
+            newly_revealed.any(),
+        )
+        num_open, most_hidden, has_equal_rows, has_moved = torch.stack(
+            [answer.long() for answer in answers]
+        ).tolist()
+        if step > 0 and not has_moved:
+            raise PluginError(
+                f"sampler: {type(self._rule).__name__} revealed no token in step {step - 1} of a "
+                "block; every step must reveal at least one, or the loop does not end."
+            )
+        return _Facts(
+            num_open=num_open, most_hidden=most_hidden, has_equal_rows=bool(has_equal_rows)
+        )
+
+    def _step(self, turn: _Turn) -> Int[Tensor, " S"]:
         """Ask the model once, reveal, and return how many tokens each row has revealed."""
-        canvas, config = self._canvas, self._config
-        at, valid = _positions(self._rule.candidates(state))
+        canvas, config, rows, start, state = (
+            self._canvas,
+            self._config,
+            turn.rows,
+            turn.start,
+            turn.state,
+        )
+        candidates = self._rule.candidates(state)
+        num_slots = self._rule.num_slots(state.step, turn.facts.most_hidden)
+        if num_slots is None:
+            num_slots = int(candidates.sum(dim=1).max())
+        at, valid = _positions(candidates, num_slots)
         block = (start, start + config.block_size)
         logits = self._forward.logits(
-            canvas.step_input(rows, at + start, valid, block=block, step=state.step)
+            canvas.step_input(
+                rows,
+                at + start,
+                valid,
+                block=block,
+                step=state.step,
+                has_equal_rows=turn.facts.has_equal_rows,
+            )
         )
-        numbers = uniforms_at(streams, at) if config.temperature > 0 else None
+        numbers = uniforms_at(turn.streams, at) if config.temperature > 0 else None
         tokens = draw_tokens(logits, config.temperature, numbers)
         revealed = self._rule.reveal(
             Proposal(
@@ -295,14 +388,13 @@ class _Loop:
                 current=canvas.completions[rows[:, None], at + start],
                 valid=valid,
                 hidden=state.hidden.gather(1, at) & valid,
-                newly_revealed=newly_revealed,
+                newly_revealed=turn.newly_revealed,
                 step=state.step,
             )
         )
         is_new = canvas.write(
             rows, at + start, tokens, valid=valid, revealed=revealed, forward=self.num_forwards
         )
-        _check_progress(is_new, self._rule, state.step)
         canvas.record_entropies(rows, at + start, entropies_at(logits, is_new), is_new)
         if self.is_exact:
             log_probs = tempered_log_probs(logits, tokens, config.temperature)
@@ -317,22 +409,13 @@ def _random_order(streams: Int[Tensor, " S"], length: int) -> Int[Tensor, "S L"]
 
 
 def _positions(
-    candidates: Bool[Tensor, "S L"],
+    candidates: Bool[Tensor, "S L"], num_slots: int
 ) -> tuple[Int[Tensor, "S K"], Bool[Tensor, "S K"]]:
     """Return the candidates' positions, ascending in each row, padded to the longest row."""
     counts = candidates.sum(dim=1)
-    num_slots = int(counts.max())
     at = candidates.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :num_slots]
     slots = torch.arange(num_slots, device=candidates.device)
     return at, slots < counts[:, None]
-
-
-def _check_progress(is_new: Bool[Tensor, "S K"], rule: UnmaskingRule, step: int) -> None:
-    if not bool(is_new.any()):
-        raise PluginError(
-            f"sampler: {type(rule).__name__} revealed no token in step {step} of a block; every "
-            "step must reveal at least one, or the loop does not end."
-        )
 
 
 def _check_fits(

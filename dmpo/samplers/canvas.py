@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dmpo.diffusion.draws import row_streams
-from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.base import DiffusionPolicy, Known
 from dmpo.records import Prompts, Rollouts, expand_rows
 from dmpo.samplers.forward import StepInput
 
@@ -45,6 +45,7 @@ class Canvas:
         self.hidden = torch.ones(shape, dtype=torch.bool, device=device)
         self._tokens = torch.cat([prompt_tokens, noise], dim=1)
         self._attention_mask = torch.cat([prompt_mask, self.hidden], dim=1)
+        self._is_padded = not bool(prompts.attention_mask.all())
         self.completions = self._tokens[:, self._prompt_length :]  # a view of the same memory
         self._commit_step = torch.full(shape, -1, dtype=torch.long, device=device)
         self._log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
@@ -70,6 +71,7 @@ class Canvas:
         *,
         block: tuple[int, int],
         step: int,
+        has_equal_rows: bool,
     ) -> StepInput:
         """Return what a forward pass looks at."""
         everything = len(rows) == len(self._tokens)
@@ -83,7 +85,14 @@ class Canvas:
             prompt_length=self._prompt_length,
             block=(block[0] + self._prompt_length, block[1] + self._prompt_length),
             step=step,
+            known=Known(is_padded=self._is_padded, has_equal_rows=has_equal_rows),
         )
+
+    def equal_rows(self, rows: Int[Tensor, " S"]) -> Bool[Tensor, ""]:
+        """Return whether some row is in every token what the one before it is."""
+        everything = len(rows) == len(self._tokens)
+        tokens = self._tokens if everything else self._tokens[rows]
+        return (tokens[1:] == tokens[:-1]).all(dim=1).any()
 
     def write(
         self,
@@ -133,7 +142,7 @@ class Canvas:
         self,
         rows: Int[Tensor, " S"],
         at: Int[Tensor, "S K"],
-        entropies: Float[Tensor, " M"],
+        entropies: Float[Tensor, "S K"],
         is_new: Bool[Tensor, "S K"],
     ) -> None:
         """Keep the entropies of the distributions that the new tokens were drawn from.
@@ -141,11 +150,11 @@ class Canvas:
         Args:
             rows: Which rows the step was about.
             at: Its positions.
-            entropies: One for each True of ``is_new``, row by row.
+            entropies: Looked at where ``is_new``.
             is_new: What ``write`` returned.
         """
-        row, slot = is_new.nonzero(as_tuple=True)
-        self._entropies[rows[row], at[row, slot]] = entropies
+        cells = (rows[:, None], at)
+        self._entropies[cells] = torch.where(is_new, entropies, self._entropies[cells])
 
     def retire_ended(self, length: int, *, forward: int) -> None:
         """Fill rows that have an EOS among their first ``length`` tokens with EOS to the end.
@@ -156,8 +165,8 @@ class Canvas:
         """
         ended = (self.completions[:, :length] == self._policy.eos_token_id).any(dim=1)
         rest = ended[:, None] & self.hidden
-        self.completions[rest] = self._policy.eos_token_id
-        self._commit_step[rest] = forward
+        self.completions.masked_fill_(rest, self._policy.eos_token_id)
+        self._commit_step.masked_fill_(rest, forward)
         self.hidden &= ~rest
 
     def rollouts(self, temperature: float, num_forwards: int, *, is_exact: bool) -> Rollouts:

@@ -95,19 +95,26 @@ def tempered_log_probs(
     return scaled.log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
 
 
-def entropies_at(logits: Float[Tensor, "S K V"], where: Bool[Tensor, "S K"]) -> Float[Tensor, " M"]:
-    """Return the entropy of softmax(logits) at the M positions asked for, row by row, in nats.
+def entropies_at(
+    logits: Float[Tensor, "S K V"], where: Bool[Tensor, "S K"]
+) -> Float[Tensor, "S K"]:
+    """Return the entropy of softmax(logits) at the positions asked for, in nats, zero elsewhere.
 
-    Nothing is computed elsewhere, and no more than a few megabytes are held at a time.
+    No more than a few megabytes are held at a time; on the CPU nothing is computed elsewhere.
 
     Args:
         logits: Float32; −∞ is a token of probability 0.
         where: True at the positions asked for.
     """
-    flat = logits.flatten(0, 1)
-    index = where.flatten().nonzero().squeeze(1)
-    rows = max(1, CHUNK_ELEMENTS // flat.shape[1])
-    return torch.cat([_entropies(flat[piece]) for piece in torch.split(index, rows)])
+    flat, asked = logits.flatten(0, 1), where.flatten()
+    is_cpu = logits.device.type == "cpu"
+    # Elsewhere it is cheaper to compute all of them than to wait for the device to say which.
+    index = asked.nonzero().squeeze(1) if is_cpu else torch.arange(len(flat), device=flat.device)
+    rows = max(1, (CHUNK_ELEMENTS if is_cpu else 64 * CHUNK_ELEMENTS) // flat.shape[1])
+    found = torch.cat([_entropies(flat[piece]) for piece in torch.split(index, rows)])
+    if is_cpu:
+        return found.new_zeros(len(flat)).index_copy(0, index, found).view(where.shape)
+    return torch.where(where, found.view(where.shape), 0.0)
 
 
 def _entropies(logits: Float[Tensor, "M V"]) -> Float[Tensor, " M"]:

@@ -57,10 +57,14 @@ class EntropyBoundRule(UnmaskingRule):
         """Return all that is hidden."""
         return state.hidden
 
+    def num_slots(self, step: int, most_hidden: int) -> int:  # noqa: ARG002
+        """Return the number of what is hidden."""
+        return most_hidden
+
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates within the bound; the one of least entropy always."""
-        entropy = torch.full(proposal.valid.shape, torch.inf, device=proposal.logits.device)
-        entropy[proposal.valid] = entropies_at(proposal.logits, proposal.valid)
+        entropy = entropies_at(proposal.logits, proposal.valid)
+        entropy = entropy.masked_fill(~proposal.valid, torch.inf)
         ranked, order = entropy.sort(dim=1, stable=True)
         # In ascending order the largest of the first n entropies is the nth.
         before = ranked.double().cumsum(dim=1).roll(1, dims=1)

@@ -52,6 +52,10 @@ class FactorRule(UnmaskingRule):
         """Return all that is hidden."""
         return state.hidden
 
+    def num_slots(self, step: int, most_hidden: int) -> int:  # noqa: ARG002
+        """Return the number of what is hidden."""
+        return most_hidden
+
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates that are sure enough together; the best always."""
         confidence = tempered_log_probs(proposal.logits, proposal.tokens, 1.0).exp()

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dmpo.policies.base import DiffusionPolicy
+from dmpo.policies.base import DiffusionPolicy, Known
 
 __all__ = [
     "CachedForward",
@@ -48,6 +48,8 @@ class StepInput:
     """First position in T of the current block, and the one behind its last."""
     step: int
     """Step inside the current block, from 0."""
+    known: Known
+    """What is known of the rows without asking the device."""
 
 
 class ForwardPass(ABC):
@@ -73,7 +75,7 @@ class PlainForward(ForwardPass):
 
     def logits(self, step: StepInput) -> Float[Tensor, "S K V"]:
         """See :meth:`ForwardPass.logits`."""
-        return self._policy.logits(step.tokens, step.attention_mask, step.at)
+        return self._policy.known_logits(step.tokens, step.attention_mask, step.at, step.known)
 
 
 @final
@@ -99,10 +101,11 @@ class GuidedForward(ForwardPass):
         """See :meth:`ForwardPass.logits`."""
         masked = step.tokens.clone()
         masked[:, : step.prompt_length] = self._policy.mask_token_id
-        both = self._policy.logits(
+        both = self._policy.known_logits(
             torch.cat([step.tokens, masked]),
             torch.cat([step.attention_mask, step.attention_mask]),
             torch.cat([step.at, step.at]),
+            step.known,
         )
         conditional, unconditional = both.chunk(2)
         return unconditional + (self._scale + 1) * (conditional - unconditional)

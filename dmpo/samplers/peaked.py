@@ -45,6 +45,10 @@ class PeakedRule(UnmaskingRule):
         """Return all that is hidden."""
         return state.hidden
 
+    def num_slots(self, step: int, most_hidden: int) -> int:  # noqa: ARG002
+        """Return the number of what is hidden."""
+        return most_hidden
+
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates with the largest probability of any token."""
         peak = proposal.logits.amax(dim=-1) - proposal.logits.logsumexp(dim=-1)

@@ -46,6 +46,10 @@ class RandomOrderRule(UnmaskingRule):
         first, end = self._ends[state.step], self._ends[state.step + 1]
         return (state.order >= first) & (state.order < end)
 
+    def num_slots(self, step: int, most_hidden: int) -> int:  # noqa: ARG002
+        """Return the tokens of the step, the same in every row."""
+        return self._ends[step + 1] - self._ends[step]
+
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return every candidate."""
         return proposal.valid

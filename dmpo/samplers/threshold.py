@@ -47,6 +47,10 @@ class ThresholdRule(UnmaskingRule):
         """Return all that is hidden."""
         return state.hidden
 
+    def num_slots(self, step: int, most_hidden: int) -> int:  # noqa: ARG002
+        """Return the number of what is hidden."""
+        return most_hidden
+
     def reveal(self, proposal: Proposal) -> Bool[Tensor, "S K"]:
         """Return the candidates that are confident enough."""
         confidence = tempered_log_probs(proposal.logits, proposal.tokens, 1.0).exp()

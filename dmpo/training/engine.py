@@ -92,7 +92,10 @@ class Engine:
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=self._timeout),
                 # A model's buffers never change; exchanging them would tie forward passes together.
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # Gradients need not be held twice, as what they are and as what is exchanged.
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, gradient_as_bucket_view=True
+                ),
             ],
         )
         allow_sharding_on_cpu(self.accelerator)
@@ -111,6 +114,8 @@ class Engine:
         self._policy = policy
         self._max_norm = settings.max_grad_norm or math.inf
         self.weights = weights_of(self.accelerator, policy.module, self.optimizer)
+        if (reference := policy.reference_module) is not None:
+            self.weights.share_out(reference)
 
     @property
     def is_main(self) -> bool:

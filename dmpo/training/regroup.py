@@ -43,7 +43,8 @@ def chosen_groups(buffer: Experience, index: Sequence[int]) -> Experience:
             return value.groups(index)
         return _each(value, chosen)
 
-    return _each(buffer, chosen)
+    groups: Experience = _each(buffer, chosen)
+    return groups
 
 
 def joined_buffers(buffers: Sequence[Experience]) -> Experience:
@@ -55,7 +56,8 @@ def joined_buffers(buffers: Sequence[Experience]) -> Experience:
         return buffers[0]
     sizes = [float(buffer.rollouts.num_prompts) for buffer in buffers]
     metrics = reduced([named_by_objective(buffer.metrics) for buffer in buffers], sizes)
-    joined = replace(_joined([replace(b, metrics={}) for b in buffers]), metrics=metrics)
+    whole: Experience = _joined([replace(b, metrics={}) for b in buffers])
+    joined = replace(whole, metrics=metrics)
     index = joined.rollouts.prompts.index
     if index is None:
         return joined
@@ -64,7 +66,8 @@ def joined_buffers(buffers: Sequence[Experience]) -> Experience:
 
 def on_device(record: Record, device: torch.device) -> Record:
     """Return a record with all its tensors on a device."""
-    return _mapped(record, lambda tensor: tensor.to(device, non_blocking=True))
+    moved: Record = _mapped(record, lambda tensor: tensor.to(device, non_blocking=True))
+    return moved
 
 
 def pinned(record: Record) -> Record:
@@ -77,7 +80,8 @@ def pinned(record: Record) -> Record:
         there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=is_pinned)
         return there.copy_(tensor)
 
-    return _mapped(record, moved)
+    held: Record = _mapped(record, moved)
+    return held
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -112,7 +116,7 @@ def _joined(values: Sequence[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(_joined(parts) for parts in zip(*values, strict=True))
     if is_dataclass(first):
-        names = [f.name for f in fields(first)]  # type: ignore[arg-type]
+        names = [f.name for f in fields(first)]
         parts = {name: _joined([getattr(value, name) for value in values]) for name in names}
         return replace(first, **parts)  # type: ignore[type-var]
     return first

@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -49,6 +50,9 @@ class Weights(ABC):
         self.accelerator = accelerator
         self.module = module
         self.optimizer = optimizer
+
+    def share_out(self, frozen: nn.Module) -> None:
+        """Lay a module that does not train on the processes as the one that does."""
 
     can_repeat: bool
     """Whether a process may fail in a backward pass and take it again, the others unawares."""
@@ -132,6 +136,15 @@ class Fsdp2Weights(Weights):
 
     can_repeat = False
 
+    def __init__(self, accelerator: Accelerator, module: Any, optimizer: Any) -> None:
+        """Keep what Accelerate has prepared."""
+        super().__init__(accelerator, module, optimizer)
+        self._modules = [module]
+
+    def share_out(self, frozen: nn.Module) -> None:
+        """See :meth:`Weights.share_out`."""
+        self._modules.append(fsdp2_prepare_model(self.accelerator, frozen))
+
     def backward(self, loss: Tensor, *, is_last: bool) -> None:  # noqa: ARG002
         """See :meth:`Weights.backward`."""
         self.accelerator.backward(loss)
@@ -144,7 +157,8 @@ class Fsdp2Weights(Weights):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Gather each part once and keep it: so no forward pass waits for another process."""
-        parts = [part for part in self.module.modules() if isinstance(part, FSDPModule)]
+        whole = [part for module in self._modules for part in module.modules()]
+        parts = [part for part in whole if isinstance(part, FSDPModule)]
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
@@ -154,7 +168,7 @@ class Fsdp2Weights(Weights):
             for part in parts:
                 part.reshard()
                 # PyTorch's own choice: the outermost is needed again at once.
-                part.set_reshard_after_forward(part is not self.module, recurse=False)
+                part.set_reshard_after_forward(part not in self._modules, recurse=False)
 
     def whole_state(self) -> Mapping[str, Tensor]:
         """See :meth:`Weights.whole_state`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -281,7 +281,7 @@ class Trainer:
             experience = pinned(experience)
         return experience, filled.num_prompts_taken
 
-    def _drift(self, rollouts: Rollouts) -> dict[str, float]:
+    def _drift(self, rollouts: Rollouts) -> Mapping[str, float]:
         """Measure how far the policy has come from its reference, where it is time to."""
         settings, step = self._settings, self._progress.step
         if not is_drift_due(step, settings.measure_drift_every, settings.updates_per_buffer):

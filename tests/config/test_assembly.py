@@ -8,12 +8,10 @@ from dmpo.config.assembly import (
     build_light_parts,
     build_reward,
     build_sft_tasks,
-    build_training_parts,
 )
 from dmpo.config.layers import sourced
 from dmpo.config.overrides import command_line_layer
 from dmpo.config.recipes import recipe_chain
-from dmpo.config.rehearsal import estimate_memory, rehearse
 from dmpo.config.resolve import resolve_run, resolve_sft
 from dmpo.config.run import RewardSection, RunConfig
 from dmpo.errors import ConfigError
@@ -95,39 +93,6 @@ def test_sft_tasks_of_one_kind_have_distinct_names() -> None:
     tasks = ["sudoku", {"name": "sudoku", "seed": 1, "weight": 2}]
     built = build_sft_tasks(resolve_sft([sourced({"tasks": tasks}, "file")]).config)
     assert [(task.name, task.weight) for task in built] == [("sudoku", 1.0), ("sudoku_2", 2.0)]
-
-
-def test_rehearsal_counts_what_a_run_would_use() -> None:
-    settings = config(SCRATCH, recipe="sudoku_paper")
-    found = rehearse(build_training_parts(settings, build_light_parts(settings)), settings)
-    assert found.num_trained == found.num_parameters > 0
-    assert found.num_views == 4
-    assert found.sequence_length == 17 + 16
-    assert set(found.num_examples) == {"train", "validation", "test"}
-    assert found.memory["optimizer"] == 2 * found.memory["parameters"]
-    assert found.memory["reference"] == found.memory["parameters"]
-
-
-def test_memory_of_adapters_needs_no_copy_of_the_reference() -> None:
-    settings = config(SCRATCH, "policy.lora.rank=2")
-    policy = build_training_parts(settings, build_light_parts(settings)).policy
-    memory = estimate_memory(
-        policy, settings.training, num_views=1, sequence_length=8, needs_reference=True
-    )
-    assert memory["reference"] == 0
-    assert memory["gradients"] < memory["parameters"]
-
-
-def test_activations_grow_with_rows_and_views() -> None:
-    settings = config(SCRATCH)
-    policy = build_training_parts(settings, build_light_parts(settings)).policy
-    one, four = (
-        estimate_memory(
-            policy, settings.training, num_views=n, sequence_length=8, needs_reference=False
-        )["activations"]
-        for n in (1, 4)
-    )
-    assert four == 4 * one
 
 
 @pytest.mark.parametrize(
