@@ -17,7 +17,9 @@ Every part stands alone: one that fails says so, and the others go on.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +35,7 @@ import torch
 from torch import Tensor
 
 from dmpo.diffusion.draws import GroupGenerator, row_streams, uniforms_at
-from dmpo.policies.kernels import compile_blocks, fused_log_probs
+from dmpo.policies.kernels import fused_log_probs
 from dmpo.records import Example, Prompts
 from dmpo.registry import POLICIES, SAMPLERS
 
@@ -157,8 +159,7 @@ def compilation() -> dict[str, Any]:
     found: dict[str, Any] = {}
     shape = {"d_model": 1024, "n_layers": 16, "n_heads": 16, "mlp_hidden_size": 4096}
     for how in ("no", "blocks", "graphs"):
-        built = policy(shape)
-        compile_blocks(built.module, how)
+        built = policy(shape, compilation=how)
         sampler = SAMPLERS.build("roar", {"gen_length": 64, "block_length": 32})
         some, times = prompts(2, 64), []
         for _ in range(4):
@@ -171,6 +172,7 @@ def compilation() -> dict[str, Any]:
 
 
 def automatic() -> list[dict[str, Any]]:
+    from dmpo.training.trainer import Trainer, TrainingParts
     from tests.training import runs
 
     found = []
@@ -189,8 +191,6 @@ def automatic() -> list[dict[str, Any]]:
                 auto_micro_batch=True,
                 learning_rate=1e-6,
             )
-            from dmpo.training.trainer import TrainingParts
-
             parts = TrainingParts(
                 policy=built,
                 task=runs.CountingTask(),
@@ -198,8 +198,6 @@ def automatic() -> list[dict[str, Any]]:
                 reward=runs.REWARDS.build("task"),
                 objective=runs.small_objective(alpha=0, updates=1),
             )
-            from dmpo.training.trainer import Trainer
-
             trainer = Trainer(
                 parts, settings, seed=0, run_directory=Path(folder), log_with=(), evaluator=None
             )
@@ -223,33 +221,37 @@ def automatic() -> list[dict[str, Any]]:
             )
             trainer._directory.release()
         del trainer, parts, built, taken
-        import gc
-
         gc.collect()
         torch.cuda.empty_cache()
     return found
 
 
 def run() -> dict[str, Any]:
-    from dmpo.cli.main import main
-
+    dmpo = (sys.executable, "-m", "dmpo", "train")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        code = main(
+        first = subprocess.run(
             [
-                *("train", "--steps", "16", "--plain", "--output", f"{folder}/run"),
+                *(*dmpo, "--steps", "16", "--plain", "--output", f"{folder}/run"),
                 *("--set", "policy.lora={rank: 8, dropout: 0.0}", "--weights.alpha", "0.05"),
                 *("--training.offload_buffers", "true", "--training.overlap_rewards", "true"),
                 *("--training.rows_per_forward", "32", "--auto-micro-batch"),
                 *("--training.mixed_precision", "bf16", "--training.checkpoint_every", "8"),
-            ]
+            ],
+            check=False,
         )
-        again = main(["train", "--resume", f"{folder}/run", "--steps", "24", "--plain"])
+        again = subprocess.run(
+            [*dmpo, "--resume", f"{folder}/run", "--steps", "24", "--plain"], check=False
+        )
         seconds = time.perf_counter() - began
-        lines = [
-            json.loads(x) for x in Path(f"{folder}/run/metrics.jsonl").read_text().split("\n") if x
-        ]
-    return {"exit codes": [code, again], "steps": len(lines), "seconds": round(seconds, 1)}
+        lines = Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
+        rows = json.loads(Path(f"{folder}/run/checkpoints/step-000024/state.json").read_text())
+    return {
+        "exit codes": [first.returncode, again.returncode],
+        "steps": len(lines),
+        "rollouts at once": rows["progress"]["micro_batch_rows"],
+        "seconds": round(seconds, 1),
+    }
 
 
 PARTS: Mapping[str, Callable[[], Any]] = {

@@ -53,7 +53,8 @@ class Denoiser(nn.Module):
             grown out of autoregressive ones; the first token keeps its own.
         fuses: Whether Liger's kernel makes log-probabilities, on CUDA where it is installed.
 
-    ``last_pass`` says what the latest call ran over.
+    ``replays`` is set where blocks run as CUDA graphs. ``last_pass`` says what the latest call
+    ran over.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Denoiser(nn.Module):
         self.logits_chunk = logits_chunk
         self.shifted = shifted
         self.fuses = fuses
+        self.replays = False
         self.last_pass = ModelPass()
 
     @property
@@ -114,6 +116,9 @@ class Denoiser(nn.Module):
             Logits [S, K, V], or log-probabilities [S, T] in nats that are zero outside
             ``where``; float32 either way.
         """
+        if self.replays:
+            # What the pass before gave is used up.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if row_of is None:
             row_of = torch.arange(tokens.shape[0], device=tokens.device)
         if visible is not None:

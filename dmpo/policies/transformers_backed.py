@@ -108,6 +108,7 @@ class TransformersPolicy(DiffusionPolicy):
         self._denoiser = Denoiser(
             model, logits_chunk=logits_chunk, shifted=shifted, fuses=fused_projection
         ).train()
+        self._denoiser.replays = compilation == "graphs"
         self.module = self._denoiser
         self._frozen = None
         self._recomputes_blocks = gradient_checkpointing

@@ -6,6 +6,7 @@ is taken again in smaller pieces, and nothing of it is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import final
@@ -21,6 +22,8 @@ from dmpo.training.settings import TrainingSettings
 
 __all__ = ["MicroBatches"]
 
+MEASURED_ROWS = (2, 8)
+"""Rollouts whose peaks are measured: enough that what they take shows beside the gradients."""
 SHARE_OF_MEMORY = 0.92
 """How much of a device a step may fill: the allocator needs room to move."""
 
@@ -29,7 +32,7 @@ SHARE_OF_MEMORY = 0.92
 class MicroBatches:
     """The pieces of a gradient step; with ``auto_micro_batch``, as large as memory allows.
 
-    On a CUDA device the first step measures one and two rollouts and takes as many as fit, the
+    On a CUDA device the first step measures a few rollouts and takes as many as fit, the
     least over processes. Anywhere, a piece that turns out too large is halved: first its rollouts,
     then their views. Where the weights are sharded a process that fails cannot be waited for, so
     there only the measurement is made.
@@ -54,6 +57,7 @@ class MicroBatches:
         self._policy = policy
         self._is_auto = settings.auto_micro_batch
         self._can_cut_views = can_cut_views
+        self._most = settings.prompts_per_buffer * settings.rollouts_per_prompt
         self._is_measured = settings.micro_batch_rows is not None or policy.device.type != "cuda"
         self.rows = settings.micro_batch_rows
         self.views = settings.micro_batch_views
@@ -121,22 +125,25 @@ class MicroBatches:
             )
 
     def _measured(self, batch: Batch, spare: Batch, loss_of: Callable[[Batch], LossOutput]) -> int:
-        """Return how many rollouts fit, from the peaks of one and of two with long prompts."""
+        """Return how many rollouts fit, by the line through the peaks of a few and of more."""
         device = self._policy.device
         longest = (batch if batch.num_rows else spare).by_length()
+        counts = sorted({min(count, longest.num_rows) for count in MEASURED_ROWS})
         peaks = []
-        for count in (1, 2):
+        for count in (counts[0], *counts):  # once before, to make room for the gradients
             torch.cuda.reset_peak_memory_stats(device)
-            piece = longest.rows(slice(-count, None))
-            for part in piece.split(count, self.views):
+            for part in longest.rows(slice(-count, None)).split(count, self.views):
                 self._engine.backward([part], loss_of, spare=spare)
             peaks.append(torch.cuda.max_memory_allocated(device))
-            self._engine.weights.forget_gradients()
+        self._engine.weights.forget_gradients()
         free, total = torch.cuda.mem_get_info(device)
         others = total - free - torch.cuda.memory_reserved(device)
-        room = SHARE_OF_MEMORY * total - others - peaks[0]
-        each = max(1, peaks[1] - peaks[0])
-        return self._engine.smallest(max(1, 1 + int(room // each)))
+        room = SHARE_OF_MEMORY * total - others - peaks[-1]
+        each = (peaks[-1] - peaks[1]) / max(1, counts[-1] - counts[0])
+        more = room / each if each > 0 else math.inf
+        # Agreed on first: a process with fewer rollouts knows less of what one takes.
+        rows = counts[-1] + more if more > 0 else max(1, counts[-1] + more)
+        return self._engine.smallest(int(min(rows, self._most)))
 
     def _advice(self, reason: str) -> str:
         rows = "all rollouts" if self.rows is None else f"{self.rows} rollouts"

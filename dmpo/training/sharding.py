@@ -51,7 +51,7 @@ class Weights(ABC):
         self.module = module
         self.optimizer = optimizer
 
-    def share_out(self, frozen: nn.Module) -> None:
+    def share_out(self, frozen: nn.Module) -> None:  # noqa: B027  (whole ones stay as they are)
         """Lay a module that does not train on the processes as the one that does."""
 
     can_repeat: bool
