@@ -259,18 +259,87 @@ PARTS: Mapping[str, Callable[[], Any]] = {
 }
 
 
+def report(found: Mapping[str, Any]) -> str:
+    waits_of = [
+        f"| {row['sampler']} | {row.get('cache', 'none')} | {row.get('cfg_scale', 0)} | "
+        f"{row['passes']} | {row['waits']} | {row['waits a pass']} |"
+        for row in found["waits"]
+    ]
+    projected, compiled = found["projection"], found["compilation"]
+    return "\n".join(
+        [
+            f"# What a GPU shows ({found['device']})",
+            "",
+            "How often a sampler makes the host wait for the device (64 passes, two blocks):",
+            "",
+            "| sampler | cache | guidance | passes | waits in all | waits a pass |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
+            *waits_of,
+            "",
+            f"GPU and CPU draw the same numbers: {found['numbers']['equal on both']}.",
+            "",
+            "Log-probabilities of 8,192 positions at a vocabulary of 126,464 (width 4096, "
+            "bfloat16), forward and backward:",
+            "",
+            "| | seconds | peak, GiB |",
+            "| --- | ---: | ---: |",
+            *(
+                f"| {name} | {min(projected[name]):.3f} | {projected[f'{name}, peak GiB']:.2f} |"
+                for name in ("chunks", "liger")
+            ),
+            "",
+            "They differ by "
+            f"{projected['log-probabilities differ by, nats']:.0e} nats, their gradients by "
+            f"{projected['gradients differ by, relative']:.0e}.",
+            "",
+            "Sampling 8 rows of 64 tokens, one at a time, by a model of 16 blocks of width 1024:",
+            "",
+            "| policy.compilation | first call, s | then, s |",
+            "| --- | ---: | ---: |",
+            *(f"| {how} | {row['first']} | {row['then']} |" for how, row in compiled.items()),
+            "",
+            "`--auto-micro-batch`, a model of 1.1 billion parameters, all of it trained, 1,024 "
+            "rollouts of 130 tokens with two views:",
+            "",
+            "| share of the device that is free | rollouts at once | peak, share of it all | "
+            "seconds of a step |",
+            "| ---: | ---: | ---: | ---: |",
+            *(
+                f"| {row['share of the device']} | {row['rollouts at once']} | "
+                f"{row['peak share of the device']} | {row['seconds of a step']} |"
+                for row in found["automatic"]
+            ),
+            "",
+            "(What the other program holds counts in the second row's peak.)",
+            "",
+            f"`dmpo train` with adapters, bf16, offloaded buffers, overlapped rewards, then a "
+            f"resume: exit codes {found['run']['exit codes']}, {found['run']['steps']} steps.",
+            "",
+            "- command: `python benchmarks/gpu.py`",
+            f"- machine: {found['device']}, 16 cores, torch {found['torch']}",
+            f"- date: {found['date']}",
+            "",
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="gpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="only the page of what was found")
     options = parser.parse_args()
+    file = options.output / f"{options.name}.json"
+    if options.report:
+        text = report(json.loads(file.read_text(encoding="utf-8")))
+        file.with_suffix(".md").write_text(text, encoding="utf-8")
+        return
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
-    file = options.output / f"{options.name}.json"
     for name in options.parts:
         began = time.perf_counter()
         try:

@@ -93,8 +93,8 @@ MUTATIONS = (
     Mutation(
         "strata without their random offset",
         "diffusion/masking.py",
-        "offset = torch.rand(*shape, 1, generator=generator, dtype=torch.float64, device=device)",
-        "offset = torch.full((*shape, 1), 0.5, dtype=torch.float64, device=device)",
+        "offset = uniform((*shape, 1), generator)",
+        "offset = torch.full((*shape, 1), 0.5, dtype=torch.float64)",
     ),
     Mutation(
         "log-ratio with the wrong sign",
@@ -656,8 +656,8 @@ MUTATIONS = (
     Mutation(
         "one order for all rows",
         "samplers/block_loop.py",
-        "return keys.argsort(dim=1).argsort(dim=1)",
-        "return keys[:1].expand_as(keys).argsort(dim=1).argsort(dim=1)",
+        "return uniforms_at(streams, places).argsort(dim=1).argsort(dim=1)",
+        "return uniforms_at(streams[:1].expand_as(streams), places).argsort(dim=1).argsort(dim=1)",
     ),
     Mutation(
         "one more position revealed than the schedule says",
@@ -736,16 +736,51 @@ MUTATIONS = (
     Mutation(
         "flat groups kept and those whose rewards differ replaced",
         "training/filling.py",
-        "varied = [n for n, is_flat in enumerate(flat) if not is_flat]",
-        "varied = [n for n, is_flat in enumerate(flat) if is_flat]",
+        "(flat if is_flat else varied).append(",
+        "(varied if is_flat else flat).append(",
         "training/test_buffer_options.py",
     ),
     Mutation(
         "the same prompts again in every round of replacement",
         "training/filling.py",
-        "more = self._scored(cursor + taken * self._engine.num_ranks, asked, generator)",
-        "more = self._scored(cursor, asked, generator)",
+        "_told_apart(self._scored(cursor + taken, missing, step))",
+        "_told_apart(self._scored(cursor, missing, step))",
         "training/test_buffer_options.py",
+    ),
+    Mutation(
+        "what is drawn for a group depends on its row in the batch",
+        "diffusion/draws.py",
+        'self.keys = keys.to("cpu", torch.long)',
+        "self.keys = torch.arange(len(keys))",
+        "diffusion/test_draws.py samplers/test_row_streams.py",
+    ),
+    Mutation(
+        "numbers of a padded prompt counted from its left",
+        "diffusion/draws.py",
+        "torch.arange(width - 1, -1, -1)",
+        "torch.arange(width)",
+        "diffusion/test_draws.py",
+    ),
+    Mutation(
+        "every process normalises by its own rows",
+        "training/trainer.py",
+        "return replace(batch, num_rows_in_buffer=rows, num_tokens_in_buffer=tokens)",
+        "return batch",
+        "training/test_processes.py",
+    ),
+    Mutation(
+        "a pass that only keeps step with the others counts in the gradient",
+        "training/engine.py",
+        "loss = output.loss if counts else output.loss * 0.0",
+        "loss = output.loss",
+        "training/test_processes.py",
+    ),
+    Mutation(
+        "gradients of a failed attempt stay",
+        "training/micro_batches.py",
+        "            self._engine.weights.forget_gradients()\n            release_memory()",
+        "            release_memory()",
+        "training/test_micro_batches.py",
     ),
     Mutation(
         "replayed buffers that begin anew with their first step",

@@ -217,7 +217,7 @@ def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) ->
     if checkpoint is not None:
         policy.load_weights(checkpoint / "policy")
     place_on_accelerator(policy)
-    rank = _join_processes()
+    rank = _join_processes(policy)
     if unfinished is not None and is_main_process():
         check_settings(unfinished, [cell.config.model_dump(mode="json") for cell in cells])
     results = []
@@ -239,7 +239,7 @@ def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) ->
         _show_and_save(results, output)
 
 
-def _join_processes() -> int:
+def _join_processes(policy: Any) -> int:
     """Return this process's rank, after the launcher's processes know each other."""
     from dmpo.cli.results import num_processes
 
@@ -247,7 +247,8 @@ def _join_processes() -> int:
         return 0
     from accelerate import PartialState
 
-    return int(PartialState().process_index)
+    # Not told so, processes without a GPU would each be alone.
+    return int(PartialState(cpu=policy.device.type == "cpu").process_index)
 
 
 def _unfinished(output: Path | None) -> Path | None:

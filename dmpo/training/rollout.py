@@ -13,6 +13,7 @@ from dmpo.errors import RewardError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.policies.portions import in_portions
 from dmpo.records import Prompts, Rewards, Rollouts
+from dmpo.rewards.running import row_name
 from dmpo.samplers.base import Sampler
 from dmpo.training.events import UnmaskedSample
 
@@ -110,10 +111,11 @@ def flat_groups(rewards: Rewards) -> Bool[Tensor, " B"]:
 
 
 def check_rewards(rewards: Rewards, rollouts: Rollouts) -> None:
-    """Refuse what would train on nothing without a word: rewards of another shape or of integers.
+    """Refuse what would train on nothing without a word.
 
     Raises:
-        RewardError: Naming what was given and what is expected.
+        RewardError: If rewards are of another shape, whole numbers, or their total is not finite;
+            naming what was given and what is expected.
     """
     expected = (rollouts.num_prompts, rollouts.num_rollouts)
     for name, values in {"total": rewards.total, **rewards.components}.items():
@@ -122,6 +124,14 @@ def check_rewards(rewards: Rewards, rollouts: Rollouts) -> None:
                 f"reward: {name} is {values.dtype} of shape {list(values.shape)}; expected "
                 f"floating point of shape {list(expected)}."
             )
+    wrong = (~rewards.total.isfinite()).flatten().nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        value = float(rewards.total.flatten()[row])
+        raise RewardError(
+            f"reward: total of {row_name(row, rollouts.num_rollouts)} is {value}; finite numbers "
+            "are expected."
+        )
 
 
 def unmasked_sample(

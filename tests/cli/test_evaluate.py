@@ -145,8 +145,10 @@ def test_two_processes_find_what_one_finds(capsys: Capture) -> None:
     given = (*FEW, "--task", "digit_sum", "--samples", "2")
     given += ("--evaluation.sampler.temperature", "1.0", "--evaluation.rows_per_forward", "2")
     assert dmpo(capsys, "eval", *given, "--output", "one").code == 0
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    command = (*launch, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    # With --cpu, Accelerate's launcher starts one process whatever number it is told.
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")
+    command = (*launch, "--num_processes", "2", "--num_machines", "1")
+    command += ("--mixed_precision", "no", "--dynamo_backend", "no")
     command += ("--main_process_port", "0", "-m", "dmpo", "eval", *given, "--output", "two")
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert said.returncode == 0, said.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.docs.fences import fences
 
-_TRAINING = (
+TRAINING = (
     "--steps 1 --training.warmup_steps 0 --training.prompts_per_buffer 2 "
     "--training.rollouts_per_prompt 2 --training.updates_per_buffer 1 --evaluation.num_examples 2"
 )
@@ -19,7 +19,7 @@ _EVAL = "--num-examples 2"
 _SCRIPT = f"""#!/bin/sh
 case "$1 $*" in
   *--dry-run*|*--help*) short="" ;;
-  train*) short="{_TRAINING}" ;;
+  train*) short="{TRAINING}" ;;
   sft*) short="{_SFT}" ;;
   eval*) short="{_EVAL}" ;;
   *) short="" ;;
