@@ -763,7 +763,7 @@ MUTATIONS = (
     ),
     Mutation(
         "every process normalises by its own rows",
-        "training/trainer.py",
+        "training/gradient.py",
         "return replace(batch, num_rows_in_buffer=rows, num_tokens_in_buffer=tokens)",
         "return batch",
         "training/test_processes.py",

@@ -14,7 +14,15 @@ from typing import Final
 
 from dmpo.cli.processes import num_cores
 
-__all__ = ["SHARDINGS", "TRY_AGAIN", "check_processes", "is_launched", "launch", "without_options"]
+__all__ = [
+    "SHARDINGS",
+    "TRY_AGAIN",
+    "check_processes",
+    "is_launched",
+    "is_time_up",
+    "launch",
+    "without_options",
+]
 
 SHARDINGS: Final[dict[str, tuple[str, ...]]] = {
     "ddp": ("--multi_gpu",),
@@ -29,9 +37,17 @@ SHARDINGS: Final[dict[str, tuple[str, ...]]] = {
 }
 """How weights may lie on the processes, and what Accelerate's launcher calls it."""
 TRY_AGAIN: Final = 75
-"""Exit code of a run that a scheduler's SIGUSR1 stopped: EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a run that a scheduler stopped before its end: EX_TEMPFAIL of sysexits.h."""
 SECONDS_BETWEEN_LOOKS = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def is_time_up(signal_name: str | None) -> bool:
+    """Return whether a signal is a scheduler's, which will want to know that the run is not done.
+
+    SIGUSR1 is sent by nobody else; SIGTERM is what Slurm sends to a job that it preempts.
+    """
+    return signal_name == "SIGUSR1" or (signal_name == "SIGTERM" and "SLURM_JOB_ID" in os.environ)
 
 
 def is_launched() -> bool:
@@ -97,7 +113,7 @@ def launch(processes: int, sharding: str, arguments: Sequence[str]) -> int:
     """Run ``dmpo`` with these arguments on several processes and return its exit code.
 
     SIGINT and SIGTERM go on to the processes, which save and end. So does SIGUSR1, the warning of
-    a scheduler that time is up; the exit code is then :data:`TRY_AGAIN`.
+    a scheduler that time is up; the exit code is then :data:`TRY_AGAIN` (:func:`is_time_up`).
 
     Args:
         processes: How many, one for each GPU or, where there is none, sharing the cores.
@@ -118,12 +134,12 @@ def launch(processes: int, sharding: str, arguments: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, remember) for number in SIGNALS}
     agent = subprocess.Popen(command, env=environment, start_new_session=True)
-    is_time_up, told = False, 0
+    is_over, told = False, 0
     try:
         while agent.poll() is None:
             for number in received[told:]:
                 told += 1
-                is_time_up |= number == signal.SIGUSR1
+                is_over |= is_time_up(signal.Signals(number).name)
                 _tell(agent.pid, signal.SIGTERM if number == signal.SIGUSR1 else number)
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
@@ -131,7 +147,7 @@ def launch(processes: int, sharding: str, arguments: Sequence[str]) -> int:
             os.killpg(agent.pid, signal.SIGKILL)
         for number, handler in before.items():
             signal.signal(number, handler)
-    return TRY_AGAIN if is_time_up and agent.returncode == 0 else agent.returncode
+    return TRY_AGAIN if is_over and agent.returncode == 0 else agent.returncode
 
 
 def _tell(agent: int, number: int) -> None:

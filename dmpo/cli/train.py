@@ -13,6 +13,7 @@ from dmpo.cli.launching import (
     TRY_AGAIN,
     check_processes,
     is_launched,
+    is_time_up,
     launch,
     without_options,
 )
@@ -254,7 +255,7 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     if is_main_process() and finished.reason == "interrupted":
         say("saved in", str(finished.checkpoint))
         say("go on with", f"dmpo train --resume {shlex.quote(str(directory))}")
-    if interruption.signal == "SIGUSR1":
+    if finished.reason == "interrupted" and is_time_up(interruption.signal):
         raise typer.Exit(TRY_AGAIN)
     if finished.reason == "interrupted" or not is_main_process():
         return
@@ -320,7 +321,7 @@ def _say_memory(found: Any, count: int, sharding: str | None) -> None:
         plans[chosen].peaks["gradient step"] for plans in (found.plans, found.other_checkpointing)
     )
     if other != step:
-        state = "on" if other < step else "off"
+        state = "off" if found.recomputes_blocks else "on"
         say("instead", f"{readable_size(other)}: with gradient_checkpointing {state} ({chosen})")
     if not has_gpu:
         say("fits into", fitting(found.plans) + " (a tenth left free)")

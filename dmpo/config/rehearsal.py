@@ -68,6 +68,8 @@ class Rehearsal:
     """How much goes through the model at a time in each process."""
     plans: Mapping[Sharding, MemoryPlan]
     """Memory per process, for each way to divide the run; empty if sizes are unknown."""
+    recomputes_blocks: bool
+    """Whether blocks are checkpointed."""
     other_checkpointing: Mapping[Sharding, MemoryPlan]
     """The same with gradient checkpointing the other way round."""
 
@@ -150,6 +152,7 @@ def rehearse(
         left_out=left_out,
         work=work,
         plans=plans,
+        recomputes_blocks=sizes is not None and sizes.recomputes_blocks,
         other_checkpointing=other_plans,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dmpo.diffusion.draws import uniform
 from dmpo.diffusion.masking import uniform_levels
@@ -101,14 +102,18 @@ def distinct_draws(
 ) -> Int[Tensor, "*rows R"]:
     """Return R different indices of each row, drawn one after the other in proportion to P.
 
-    By the R largest of log P and Gumbel noise. Indices of probability 0 come last, as −1.
+    By the R largest of log P and Gumbel noise. Indices of probability 0 come last, as −1, and so
+    do those beyond T.
 
     Args:
         log_probabilities: log P, up to a constant; −∞ where nothing is to be drawn.
-        num_draws: R; cut to T.
+        num_draws: R.
         generator: The source of randomness.
     """
-    noise = -torch.log1p(-uniform(log_probabilities.shape, generator))
+    # Numbers are counted from the end, indices from the beginning: T is that of the longest row.
+    noise = -torch.log1p(-uniform(log_probabilities.shape, generator).flip(-1))
     keys = log_probabilities.double() - noise.log().to(log_probabilities.device)
     best = keys.topk(min(num_draws, keys.shape[-1]), dim=-1)
-    return best.indices.masked_fill(best.values == -torch.inf, -1)
+    drawn = best.indices.masked_fill(best.values == -torch.inf, -1)
+    # As many in every buffer, so that the parts of one, whose T differ, fit together.
+    return pad(drawn, (0, num_draws - drawn.shape[-1]), value=-1)

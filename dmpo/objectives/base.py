@@ -75,6 +75,11 @@ class Objective(ABC):
         """Whether the policy must offer π_ref."""
 
     @property
+    def draw_asks_policy(self) -> bool:
+        """Whether ``draw`` runs the policy; if not, sharded weights stay where they are for it."""
+        return True
+
+    @property
     def is_sum_over_views(self) -> bool:
         """Whether the loss is a sum over views, so that a row's views may be cut apart."""
         return False

@@ -89,6 +89,11 @@ class DmpoObjective(Objective):
         return self.parts.likelihood.is_linear
 
     @property
+    def draw_asks_policy(self) -> bool:
+        """Whether a baseline follows the current policy."""
+        return self._follows_model
+
+    @property
     def _follows_model(self) -> bool:
         """Whether log p_θ − log p_v is ever more than 0, where a baseline asks for it."""
         return self.parts.baseline.needs_model_log_ratio and not self.parts.is_on_policy

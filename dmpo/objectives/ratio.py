@@ -147,6 +147,11 @@ class FrozenViewsObjective(Objective, ABC):
         """Whether log π_v may differ from log π_θ at all."""
         return not self.parts.is_on_policy
 
+    @property
+    def draw_asks_policy(self) -> bool:
+        """Never."""
+        return False
+
     def prepare(
         self,
         policy: DiffusionPolicy,

@@ -111,6 +111,11 @@ class SpgObjective(Objective):
         """Never."""
         return False
 
+    @property
+    def draw_asks_policy(self) -> bool:
+        """Never."""
+        return False
+
     def prepare(
         self,
         policy: DiffusionPolicy,

@@ -95,6 +95,11 @@ class Wd1ppObjective(Objective):
         """Always: every state is learnt from by itself."""
         return True
 
+    @property
+    def draw_asks_policy(self) -> bool:
+        """Never."""
+        return False
+
     def prepare(
         self,
         policy: DiffusionPolicy,

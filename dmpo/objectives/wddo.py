@@ -96,6 +96,11 @@ class WddoObjective(Objective):
         """Whether stored views are two draws, one behind the other on the axis R."""
         return self.config.independent and not self.parts.likelihood.is_deterministic
 
+    @property
+    def draw_asks_policy(self) -> bool:
+        """Never."""
+        return False
+
     def prepare(
         self,
         policy: DiffusionPolicy,

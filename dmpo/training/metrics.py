@@ -1,6 +1,8 @@
 """What a step's line in metrics.jsonl says: pure functions from records to numbers.
 
-Figures of a buffer are repeated on each of its F steps, so that every line is complete.
+Figures of a buffer are repeated on each of its F steps, so that every line is complete. Of several
+processes, tokens and operations are added up, extremes are those of all, and everything else is a
+mean over all that they did (:mod:`dmpo.training.reduction`).
 """
 
 from __future__ import annotations
@@ -187,7 +189,9 @@ def named_by_objective(metrics: Mapping[str, float]) -> dict[str, float]:
     """
 
     def known(name: str) -> str:
-        return name if name in METRICS else OBJECTIVE_NAMES.get(name, f"objective/{name}")
+        if name in METRICS or name.startswith("objective/"):
+            return name
+        return OBJECTIVE_NAMES.get(name, f"objective/{name}")
 
     return {known(name): value for name, value in metrics.items()}
 

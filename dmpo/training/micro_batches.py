@@ -97,7 +97,8 @@ class MicroBatches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).strip().splitlines()[0][:120]
+                # Python's own MemoryError says nothing.
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
                 if not can_repeat:
                     raise OutOfMemoryError(self._advice(reason)) from error
             self._engine.weights.forget_gradients()

@@ -73,10 +73,11 @@ def _spread(
     spread: str, mean: str, figures: Sequence[Mapping[str, float]], weights: Sequence[float]
 ) -> float:
     """Return the standard deviation over all from those inside each process, and the means."""
-    total = math.fsum(weights)
+    said = [(each.get(spread, math.nan), each.get(mean, math.nan)) for each in figures]
+    known = [(*pair, n) for pair, n in zip(said, weights, strict=True) if not math.isnan(sum(pair))]
+    if not known:
+        return math.nan
     centre = _reduced(mean, figures, weights)
-    squares = [
-        size * (each[spread] ** 2 + (each[mean] - centre) ** 2)
-        for each, size in zip(figures, weights, strict=True)
-    ]
+    total = math.fsum(size for *_, size in known)
+    squares = [size * (own**2 + (middle - centre) ** 2) for own, middle, size in known]
     return math.sqrt(math.fsum(squares) / total)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dmpo.records import Experience, Rewards, Rollouts, Views
+from dmpo.records import Example, Experience, Rewards, Rollouts, Views
 from dmpo.training.metrics import named_by_objective
 from dmpo.training.reduction import reduced
 from dmpo.training.rollout import joined_rewards, joined_rollouts
@@ -92,6 +92,8 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a record, or several, with a change made to each part; anything else as it is."""
+    if isinstance(value, Example):
+        return value  # a task's own: nothing of it is ours to change
     if isinstance(value, tuple) and value and not isinstance(value[0], str):
         return tuple(change(part) for part in value)
     if isinstance(value, list):
@@ -106,7 +108,7 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
 def _joined(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(values))
+        return torch.cat(list(_with_as_many_views(values)))
     if isinstance(first, Rollouts):
         return joined_rollouts(values)
     if isinstance(first, Rewards):
@@ -120,6 +122,14 @@ def _joined(values: Sequence[Any]) -> Any:
         parts = {name: _joined([getattr(value, name) for value in values]) for name in names}
         return replace(first, **parts)  # type: ignore[type-var]
     return first
+
+
+def _with_as_many_views(values: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Add views that score nothing, [B, N, R, …], where other parts have more of them."""
+    if values[0].dim() < 3 or len({each.shape[2] for each in values}) == 1:
+        return values
+    most = max(each.shape[2] for each in values)
+    return [pad(each, (*(0, 0) * (each.dim() - 3), 0, most - each.shape[2])) for each in values]
 
 
 def _equally_padded(views: Sequence[Views]) -> Sequence[Views]:

@@ -256,7 +256,7 @@ class SftTrainer:
         return random.Random(seed_for(self._seed, row, step, "demonstrations"))
 
     def _cost(self) -> dict[str, float]:
-        """Return tokens and operations since the last line and in all, means over ranks."""
+        """Return tokens and operations since the last line and in all, of all processes."""
         metrics = self._engine.mean(cost_metrics(self._meter.take()))
         self._model_tokens += metrics["tokens/model"]
         self._model_flops += metrics["flops/forward"] + metrics["flops/backward"]

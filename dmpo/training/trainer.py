@@ -24,7 +24,7 @@ from dmpo.evaluation.evaluator import Evaluator
 from dmpo.evaluation.shared import evaluate_shared
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
-from dmpo.records import Batch, Experience, LossOutput, Rollouts, expand_rows
+from dmpo.records import Batch, Experience, Rollouts
 from dmpo.rewards.base import RewardModel
 from dmpo.samplers.base import Sampler
 from dmpo.tasks.base import Task
@@ -34,6 +34,7 @@ from dmpo.training.checkpoint_store import CheckpointStore
 from dmpo.training.drift import first_rollouts, is_drift_due, measure_drift
 from dmpo.training.engine import Engine, Update, divergence
 from dmpo.training.filling import BufferFiller
+from dmpo.training.gradient import Gradient
 from dmpo.training.interruption import Abandoned, Interruption
 from dmpo.training.metrics import (
     buffer_metrics,
@@ -42,12 +43,11 @@ from dmpo.training.metrics import (
     phase_metrics,
     step_metrics,
 )
-from dmpo.training.micro_batches import MicroBatches
 from dmpo.training.phases import PhaseMeter, model_tokens, of_training
 from dmpo.training.prompts import fingerprint
-from dmpo.training.randomness import generator_for, group_generator, seed_for, seeded_dropout
-from dmpo.training.regroup import on_device, pinned
-from dmpo.training.rollout import flat_groups, unmasked_sample
+from dmpo.training.randomness import generator_for, group_generator
+from dmpo.training.regroup import pinned
+from dmpo.training.rollout import unmasked_sample
 from dmpo.training.run_directory import RunDirectory, list_checkpoints
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.tracking import Tracker, environment_record
@@ -126,11 +126,13 @@ class Trainer:
             meter=self._meter,
             seed=seed,
         )
-        self._micro_batches = MicroBatches(
-            self._engine,
-            parts.policy,
-            settings,
-            can_cut_views=parts.objective.is_sum_over_views,
+        self._gradient = Gradient(
+            policy=parts.policy,
+            objective=parts.objective,
+            settings=settings,
+            engine=self._engine,
+            meter=self._meter,
+            seed=seed,
         )
         self._checkpoints = CheckpointStore(
             self._directory,
@@ -233,7 +235,7 @@ class Trainer:
             buffers = (experience, *buffers)[: self._settings.replay_buffers]
             progress = replace(progress, cursor=progress.cursor + num_taken)
         self._engine.meet(f"step {progress.step + 1}")
-        batch, losses = self._backward(*self._settings.turn(buffers, update))
+        batch, losses = self._gradient.add_up(*self._settings.turn(buffers, update), progress.step)
         # Until here the run is as it was after the step before; behind here it is one further.
         with self._interruption.held():
             with self._meter.phase("optimizer"):
@@ -303,37 +305,6 @@ class Trainer:
         # A component that no rollout has is no figure; every process has its name, though.
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
-    def _backward(self, experience: Experience, update: int) -> tuple[Batch, dict[str, float]]:
-        """Draw views and add up the gradients of the micro-batches; return views and losses."""
-        policy, objective, step = self._parts.policy, self._parts.objective, self._progress.step
-        settings, engine = self._settings, self._engine
-        if settings.offload_buffers:
-            experience = on_device(experience, policy.device)
-        with engine.weights.gathered(), self._meter.phase("draw"), torch.no_grad():
-            generator = self._generator("draw", experience.rollouts)
-            batch = objective.draw(policy, experience, generator, update=update)
-        batch = spare = _of_all(batch, engine)
-        if settings.flat_groups == "skip":
-            varied = expand_rows(~flat_groups(experience.rewards), settings.rollouts_per_prompt)
-            batch = batch.kept(varied.to(batch.weights.device))
-        if settings.skip_below > 0:
-            batch = batch.kept(batch.weight_sizes >= settings.skip_below)
-        if settings.offload_buffers:
-            batch, spare = pinned(batch), pinned(spare)
-        dropout_seed = seed_for(self._seed, engine.rank, step, "dropout")
-
-        def loss_of(piece: Batch) -> LossOutput:
-            return objective.loss(policy, on_device(piece, policy.device))
-
-        with self._meter.phase("loss"):
-            losses = self._micro_batches.backward(
-                batch,
-                spare.rows(slice(1)),
-                loss_of,
-                lambda: seeded_dropout(dropout_seed, policy.device),
-            )
-        return batch, losses
-
     def _step_metrics(
         self, batch: Batch, losses: dict[str, float], update: Update
     ) -> dict[str, float]:
@@ -363,10 +334,8 @@ class Trainer:
             model_tokens=before.model_tokens + self._engine.total(model_tokens(totals.tokens)),
             model_flops=before.model_flops
             + self._engine.total(sum(of_training(totals.flops).values())),
-            micro_batch_rows=self._micro_batches.rows if self._settings.auto_micro_batch else None,
-            micro_batch_views=self._micro_batches.views
-            if self._settings.auto_micro_batch
-            else None,
+            micro_batch_rows=self._gradient.sizes[0],
+            micro_batch_views=self._gradient.sizes[1],
         )
         self._progress = now
         so_far = {
@@ -443,9 +412,7 @@ class Trainer:
         if self._engine.is_main:
             self._directory.claim()
         self._progress, self._buffers = self._checkpoints.load(path)
-        self._micro_batches.restore(
-            self._progress.micro_batch_rows, self._progress.micro_batch_views
-        )
+        self._gradient.restore(self._progress.micro_batch_rows, self._progress.micro_batch_views)
         if self._settings.offload_buffers:
             self._buffers = tuple(pinned(buffer) for buffer in self._buffers)
         self._is_restored = True
@@ -493,12 +460,3 @@ class Trainer:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step > 0 and step % every == 0
-
-
-def _of_all(batch: Batch, engine: Engine) -> Batch:
-    """Return the batch with the counts of all processes, whose gradients' mean is taken."""
-    if engine.num_ranks == 1:
-        return batch
-    counts = engine.gathered((batch.num_rows_in_buffer, batch.num_tokens_in_buffer))
-    rows, tokens = (math.fsum(each) / len(counts) for each in zip(*counts, strict=True))
-    return replace(batch, num_rows_in_buffer=rows, num_tokens_in_buffer=tokens)

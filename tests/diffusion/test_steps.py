@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmpo.diffusion.draws import GroupGenerator
 from dmpo.diffusion.steps import distinct_draws, path_steps, step_means, systematic_draws
 
 seeds = st.integers(0, 999)
@@ -67,10 +68,17 @@ def test_systematic_draws_hit_each_index_as_often_as_expected():
 def test_distinct_draws_are_different_and_end_where_nothing_is_left():
     chances = torch.tensor([0.5, 0.0, 0.2, 0.3]).expand(5000, 4)
     drawn = distinct_draws(chances.log(), 9, rng())
-    assert drawn.shape == (5000, 4)
-    assert (drawn.sort(-1).values == torch.tensor([-1, 0, 2, 3])).all()
+    assert drawn.shape == (5000, 9)
+    assert (drawn.sort(-1).values == torch.tensor([-1] * 6 + [0, 2, 3])).all()
     first = torch.bincount(drawn[:, 0], minlength=4) / 5000
     assert first.tolist() == pytest.approx([0.5, 0, 0.2, 0.3], abs=0.03)
+
+
+def test_distinct_draws_of_a_group_do_not_depend_on_the_steps_of_another():
+    chances = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
+    short, long = (GroupGenerator(0, torch.tensor(keys)) for keys in ([7], [7, 8]))
+    alone = distinct_draws(chances[:1, :2].log(), 3, short)
+    assert alone.equal(distinct_draws(chances.log(), 3, long)[:1])
 
 
 def test_distinct_draws_are_in_proportion_among_many():

@@ -1,8 +1,9 @@
-"""The examples for a cluster say what ``--processes`` says, and run where there is no cluster."""
+"""The guide's commands run as typed; the examples for a cluster run where there is none."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from dmpo.cli.launching import SHARDINGS, TRY_AGAIN
-from tests.docs.fences import DOCS
-from tests.docs.short_runs import TRAINING
+from tests.docs.fences import DOCS, fences
+from tests.docs.short_runs import TRAINING, type_commands
 from tests.oracles import processes
 
+PAGE = "guides/scale.md"
 CLUSTER = DOCS.parent / "examples" / "cluster"
 JOB = {
     "SLURM_JOB_ID": "70123",
@@ -48,6 +50,40 @@ env > "process$RANK.env"
 printf '%s\\n' "$@" > "process$RANK.arguments"
 exit "$WANTED"
 """
+
+
+def test_commands_of_the_guide_run_and_print_its_table(tmp_path: Path) -> None:
+    said = type_commands(PAGE, tmp_path)
+    checkpoint = tmp_path / "runs/parts/checkpoints/step-000001"
+    assert len(list(checkpoint.glob("rank-*.json"))) == 2
+    assert "resume      runs/parts/checkpoints/step-000001" in said
+    (table,) = (fence.text for fence in fences(PAGE) if fence.language == "text")
+    # On a machine with a GPU there is a line more, on its size, and one less.
+    assert [line for line in table.splitlines()[:-2] if line not in said.splitlines()] == []
+
+
+def test_every_file_that_the_guide_names_is_there() -> None:
+    text = (DOCS / PAGE).read_text(encoding="utf-8")
+    results = set(re.findall(r"`(?:benchmarks/results/)?(\w+\.md)`", text))
+    assert len(results) > 4
+    missing = [name for name in results if not (DOCS.parent / "benchmarks/results" / name).exists()]
+    assert missing == []
+    named = re.findall(r"examples/cluster/\w+\.\w+", text)
+    assert named
+    assert [name for name in named if not (DOCS.parent / name).exists()] == []
+
+
+def test_guide_explains_every_option_of_the_job() -> None:
+    section = (DOCS / PAGE).read_text(encoding="utf-8").split("## Slurm")[1].split("\n## ")[0]
+    job = (CLUSTER / "slurm.sh").read_text()
+    explained = re.findall(r"`(--[\w-]+(?:=[\w@]+)?)`", section.split("Time limits")[0])
+    known = [option for option in explained if option not in ("--gpus-per-task",)]
+    assert len(known) > 6
+    assert [option for option in known if option not in job] == []
+    # How large the job is, everyone sets as they like.
+    size = ("--job-name", "--nodes", "--cpus-per-task", "--time")
+    options = re.findall(r"^#SBATCH (--[\w-]+)", job, flags=re.MULTILINE)
+    assert [o for o in options if o not in size and f"`{o}" not in section] == []
 
 
 def launcher(*arguments: str) -> tuple[Any, dict[str, str]]:
@@ -83,7 +119,7 @@ def test_config_for_one_gpu_starts_one_process() -> None:
     config = load_config_from_file(str(CLUSTER / "one_gpu.yaml"))
     assert (config.num_processes, config.distributed_type) == (1, "NO")
     told, _ = launcher("--config_file", str(CLUSTER / "one_gpu.yaml"))
-    assert not (told.multi_gpu or told.use_fsdp or told.use_deepspeed)
+    assert [told.multi_gpu, told.use_fsdp, told.use_deepspeed] == [False] * 3
 
 
 def test_no_config_is_left_untested() -> None:

@@ -37,6 +37,8 @@ SAMPLER_SETTINGS: dict[str, dict[str, Any]] = {
 }
 PATHLESS = {("rldf", "threshold"), ("just_grpo", "threshold")}
 """Objectives that look at recorded log-probabilities, with the sampler that records none."""
+UNEVEN_PAIRS = {("vrpo", "entropy_bound"), ("vrpo", "threshold")}
+"""Where one part has more pairs to a row than the other."""
 
 
 def policy_of(seed: int = 0) -> DiffusionPolicy:
@@ -179,9 +181,13 @@ def test_parts_that_were_prepared_apart_are_together_what_is_prepared_at_once(
 
 @pytest.mark.parametrize("sampler", SAMPLER_SETTINGS)
 @pytest.mark.parametrize("name", OBJECTIVES.names())
-def test_gradients_of_the_parts_are_together_that_of_the_whole(name: str, sampler: str) -> None:
+def test_gradients_of_the_parts_are_together_that_of_the_whole(
+    request: pytest.FixtureRequest, name: str, sampler: str
+) -> None:
     if (name, sampler) in PATHLESS:
         pytest.skip("the sampler records no path")
+    if (name, sampler) in UNEVEN_PAIRS:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="each divides by its own pairs"))
     policy, objective = policy_of(), objective_of(name)
     groups = [range(5), [0, 1], [2, 3, 4]]
     whole, *parts = [buffer_of(policy, objective, places, sampler) for places in groups]
