@@ -569,8 +569,9 @@ def _table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"with {work.candidates} positions looked at. GiB per GPU. AdamW's moments have the "
         "precision of what trains: bfloat16 where all weights do, float32 under LoRA. While "
         "rollouts are sampled and likelihoods taken, every GPU has all weights, also under FSDP2. "
-        "Full training with an objective that asks the reference keeps a whole copy of the "
-        "weights besides (last column but one). The last column is for a trainer that would gather "
+        "Full training with an objective that asks the reference keeps a copy of the weights "
+        "besides, which FSDP2 shares out and gathers like them (last column but one). The "
+        "last column is for a trainer that would gather "
         "block by block while it samples, too, which this one does not: what *fits* says is of "
         "this one, and leaves a tenth of 80 and of 141·10⁹ bytes free.",
         "",

@@ -123,8 +123,7 @@ def train(
         "--max-seconds": max_seconds,
         "--auto-micro-batch": auto_micro_batch or None,
     }
-    if processes is not None:
-        check_processes(processes, sharding, is_dry=dry_run)
+    check_processes(1 if processes is None else processes, sharding, is_dry=dry_run or processes is None)
     launches = (processes or 1) > 1 and not is_launched() and not dry_run
     layer = command_layer(
         context,

@@ -90,15 +90,18 @@ def plan_memory(
     state_parts = 1 if sharding == "ddp" else num_processes
     # Adapters leave the reference in place: only where every weight trains is it a copy, made
     # before weights are divided.
-    needs_copy = work.needs_reference and not sizes.adapters
+    reference = sizes.weights if work.needs_reference and not sizes.adapters else 0
     held = {
         "weights": _part(sizes.weights, weight_parts),
         "adapters": _part(sizes.adapters, weight_parts),
         "optimizer": _part(optimizer_bytes(sizes, sharding), state_parts),
-        "reference": sizes.weights if needs_copy else 0,
+        # FSDP2 shares it out like the weights; DeepSpeed is not asked to.
+        "reference": _part(reference, weight_parts if sharding == "fsdp2" else 1),
     }
     some = gathered_layers(sizes) if divides_weights else 0
     whole = sizes.weights + sizes.adapters if divides_weights and gathers_once else some
+    if sharding == "fsdp2" and gathers_once:
+        whole += reference
     phases = {
         "rollouts": _rollout_phase(sizes, work, gathered=whole, on_accelerator=on_accelerator),
         "likelihoods": _likelihood_phase(
@@ -131,11 +134,11 @@ def optimizer_bytes(sizes: ModelSizes, sharding: Sharding) -> int:
 def _exchanged(sizes: ModelSizes, sharding: Sharding) -> int:
     """Return the bytes through which gradients are exchanged.
 
-    DDP's reducer keeps a copy of all of them, FSDP2 whole ones of the blocks at work, DeepSpeed a
-    bucket.
+    DDP's buckets are the gradients themselves; FSDP2 keeps whole ones of the blocks at work,
+    DeepSpeed a bucket.
     """
     if sharding == "ddp":
-        return sizes.trained
+        return 0
     if sharding == "fsdp2":
         block = -(-sizes.adapters // sizes.num_layers) if sizes.adapters else sizes.block_weights
         return GATHERED_BLOCKS * block

@@ -190,7 +190,9 @@ def test_time_that_is_up_saves_the_run_and_another_start_goes_on(
     wait_for_steps(launcher, 2)
     launcher.send_signal(signal.SIGUSR1)
     out, err = launcher.communicate(timeout=120)
-    assert (launcher.returncode, err) == (TRY_AGAIN, "")
+    assert launcher.returncode == TRY_AGAIN
+    assert err.strip().startswith("dmpo: SIGTERM: finishing this step, then saving")
+    assert err.strip().count("\n") == 0
     assert out.count("go on with  dmpo train --resume out") == 1
     path, skipped = newest_checkpoint(Path("out"))
     assert path is not None

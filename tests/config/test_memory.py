@@ -75,17 +75,28 @@ def test_zero2_divides_gradients_and_leaves_weights_whole() -> None:
     assert eight.phases["rollouts"].uses["gathered weights"] == 0
 
 
-def test_ddp_divides_nothing_and_adds_its_reducer() -> None:
+def test_ddp_divides_nothing_and_holds_no_gradient_twice() -> None:
     one, eight = plan_memory(LORA, WORK), plan_memory(LORA, WORK, num_processes=8)
     assert eight.held == one.held
-    added = eight.peaks["gradient step"] - one.peaks["gradient step"]
-    assert added == LORA.trained
+    assert eight.peaks == one.peaks
 
 
 @pytest.mark.parametrize(("sizes", "copy"), [(LORA, 0), (EIGHT_BILLION, EIGHT_BILLION.weights)])
 def test_only_full_training_copies_the_reference(sizes: ModelSizes, copy: int) -> None:
     assert plan_memory(sizes, replace(WORK, needs_reference=True)).held["reference"] == copy
     assert plan_memory(sizes, WORK).held["reference"] == 0
+
+
+def test_fsdp2_shares_the_reference_out_and_gathers_it_where_it_is_asked() -> None:
+    asks = replace(WORK, needs_reference=True)
+    without, shared = (
+        plan_memory(EIGHT_BILLION, work, num_processes=8, sharding="fsdp2") for work in (WORK, asks)
+    )
+    part = -(-EIGHT_BILLION.weights // 8)
+    assert shared.held["reference"] == part
+    gained = {name: shared.peaks[name] - without.peaks[name] for name in shared.peaks}
+    assert gained["gradient step"] == part
+    assert gained["likelihoods"] == gained["rollouts"] == EIGHT_BILLION.weights + part
 
 
 def test_checkpointed_blocks_keep_their_input_alone() -> None:
