@@ -39,7 +39,7 @@ SHARDINGS: Final[dict[str, tuple[str, ...]]] = {
 TRY_AGAIN: Final = 75
 """Exit code of a run that a scheduler stopped before its end: EX_TEMPFAIL of sysexits.h."""
 SECONDS_BETWEEN_LOOKS = 0.1
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def is_time_up(signal_name: str | None) -> bool:
@@ -55,30 +55,36 @@ def is_launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def check_processes(processes: int, sharding: str, *, is_dry: bool) -> None:
+def check_processes(processes: int | None, sharding: str | None, *, is_dry: bool) -> None:
     """Refuse what cannot be started here, before anything is.
 
     Args:
-        processes: How many.
-        sharding: One of :data:`SHARDINGS`.
+        processes: How many; None: not given.
+        sharding: One of :data:`SHARDINGS`; None: not given.
         is_dry: Whether the run is only planned: then it may be for another machine.
 
     Raises:
-        ConfigError: If it is no such name, there are too few GPUs, or DeepSpeed is missing.
+        ConfigError: If it is no such name or there is nothing to share out, there are too few
+            GPUs, or DeepSpeed is missing.
     """
     from dmpo.errors import ConfigError, nearest_name
 
-    if processes < 1:
+    if processes is not None and processes < 1:
         raise ConfigError(f"--processes: {processes} given; at least 1 is accepted.")
-    if sharding not in SHARDINGS:
+    if sharding is not None and sharding not in SHARDINGS:
         near = nearest_name(sharding, SHARDINGS)
         raise ConfigError(
             f"--sharding: {sharding!r} given; {', '.join(SHARDINGS)} are accepted."
             + (f" Did you mean {near!r}?" if near else "")
         )
-    if is_dry:
+    if sharding is not None and processes is None and not is_dry:
+        raise ConfigError(
+            "--sharding: goes with --processes; other launchers are told by their configuration "
+            "(examples/cluster)."
+        )
+    if is_dry or processes is None:
         return
-    if sharding.startswith("zero"):
+    if sharding is not None and sharding.startswith("zero"):
         from accelerate.utils import is_deepspeed_available
 
         if not is_deepspeed_available():
@@ -112,7 +118,8 @@ def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]
 def launch(processes: int, sharding: str, arguments: Sequence[str]) -> int:
     """Run ``dmpo`` with these arguments on several processes and return its exit code.
 
-    SIGINT and SIGTERM go on to the processes, which save and end. So does SIGUSR1, the warning of
+    SIGINT and SIGTERM go on to the processes, which save and end, and SIGHUP, of a terminal that is
+    closed, as SIGTERM. So does SIGUSR1, the warning of
     a scheduler that time is up; the exit code is then :data:`TRY_AGAIN` (:func:`is_time_up`).
 
     Args:
@@ -138,23 +145,35 @@ def launch(processes: int, sharding: str, arguments: Sequence[str]) -> int:
     try:
         while agent.poll() is None:
             for number in received[told:]:
-                told += 1
                 is_over |= is_time_up(signal.Signals(number).name)
-                _tell(agent.pid, signal.SIGTERM if number == signal.SIGUSR1 else number)
+                # Before it has started any, there is nobody to tell yet.
+                if not _tell(
+                    agent.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+                ):
+                    break
+                told += 1
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         if agent.poll() is None:
-            os.killpg(agent.pid, signal.SIGKILL)
+            agent.terminate()  # which ends its processes, after half a minute by force
         for number, handler in before.items():
             signal.signal(number, handler)
     return TRY_AGAIN if is_over and agent.returncode == 0 else agent.returncode
 
 
-def _tell(agent: int, number: int) -> None:
-    """Send a signal to the processes that an agent has started, not to the agent."""
+def _tell(agent: int, number: int) -> bool:
+    """Send a signal to the processes that an agent has started, not to the agent.
+
+    Returns:
+        Whether there are any.
+    """
     import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(agent).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.send_signal(number)
+    try:
+        children = psutil.Process(agent).children()
+    except psutil.NoSuchProcess:
+        return False
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
+    return bool(children)

@@ -80,12 +80,12 @@ def train(
         ),
     ] = None,
     sharding: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How weights lie on the processes: ddp (whole on each), fsdp2, zero2 or zero3.",
             metavar="ddp|fsdp2|zero2|zero3",
         ),
-    ] = "ddp",
+    ] = None,
     auto_micro_batch: Annotated[
         bool,
         typer.Option(
@@ -123,7 +123,7 @@ def train(
         "--max-seconds": max_seconds,
         "--auto-micro-batch": auto_micro_batch or None,
     }
-    check_processes(1 if processes is None else processes, sharding, is_dry=dry_run or processes is None)
+    check_processes(processes, sharding, is_dry=dry_run)
     launches = (processes or 1) > 1 and not is_launched() and not dry_run
     layer = command_layer(
         context,
@@ -143,6 +143,7 @@ def train(
         directory = output
     else:
         directory = run_directory(output, label, is_written=not dry_run)
+    resolved.config.training.check_shared_by(processes or 1)
     light = _checked_parts(resolved.config)
     if dry_run:
         _dry_run(resolved, light, processes=processes, sharding=sharding)
@@ -150,7 +151,7 @@ def train(
         arguments = without_options(context.obj, ("--processes", "--sharding"))
         if output is None and resume is None:
             arguments += ["--output", str(directory)]
-        raise typer.Exit(launch(processes or 1, sharding, arguments))
+        raise typer.Exit(launch(processes or 1, sharding or "ddp", arguments))
     else:
         _announce(resolved.config, label, description, directory)
         _run(resolved, light, directory, resumption=resumption, plain=plain)

@@ -154,24 +154,27 @@ class VrpoObjective(Objective):
             share = config.sft / max(1, pairs.shape[1])
             added = share / lengths.clamp(min=1)[pairs[0]]
             weights = weights.index_add(0, pairs[0], added.to(weights.dtype))
-        # In units of a mean over rows, so that weights are of the size of β.
-        real = (weights * rollouts.num_rows).reshape(rollouts.num_prompts, -1)
+        # In units of a mean over pairs, so that weights are of the size of β, and those of other
+        # processes' pairs may be added.
+        count = pairs.shape[1]
+        real = (weights * max(1, count)).reshape(rollouts.num_prompts, -1)
         return batch_rows(
             experience,
             views,
             real,
-            num_tokens=float(lengths.sum()),
+            num_tokens=float(count),  # what is counted here are pairs
             metrics={**real_weight_metrics(real, None, None), **_pair_metrics(margins)},
         )
 
     def loss(self, policy: DiffusionPolicy, batch: Batch) -> LossOutput:
-        """Return −Σ weight · log p̂_θ of a slice, over the rows of the buffer."""
+        """Return −Σ weight · log p̂_θ of a slice, over the pairs of the buffer."""
         log_probs = view_log_probs(
             policy, batch.prompt_tokens, batch.prompt_mask, batch.completions, batch.views
         )
         log_likelihood = self.parts.likelihood.combine(log_probs, batch.views)
         weights = batch.weights.to(log_likelihood.device)
-        return LossOutput(loss=-(weights * log_likelihood).sum() / batch.num_rows_in_buffer)
+        num_pairs = batch.num_tokens_in_buffer or 1.0
+        return LossOutput(loss=-(weights * log_likelihood).sum() / num_pairs)
 
 
 def preference_pairs(

@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 
-from dmpo.errors import ConfigError
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Prompts, Rewards, Rollouts
 from dmpo.rewards.base import RewardModel
@@ -90,11 +89,7 @@ class BufferFiller:
         self._engine = engine
         self._meter = meter
         self._seed = seed
-        if settings.prompts_per_buffer < engine.num_ranks:
-            raise ConfigError(
-                f"training.prompts_per_buffer: {settings.prompts_per_buffer} prompts are fewer "
-                f"than {engine.num_ranks} processes; each needs a group of its own."
-            )
+        settings.check_shared_by(engine.num_ranks)
         self.examples = task.examples("train")
 
     def fill(self, cursor: int, step: int) -> FilledBuffer:

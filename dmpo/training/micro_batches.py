@@ -127,24 +127,37 @@ class MicroBatches:
 
     def _measured(self, batch: Batch, spare: Batch, loss_of: Callable[[Batch], LossOutput]) -> int:
         """Return how many rollouts fit, by the line through the peaks of a few and of more."""
-        device = self._policy.device
         longest = (batch if batch.num_rows else spare).by_length()
-        counts = sorted({min(count, longest.num_rows) for count in MEASURED_ROWS})
-        peaks = []
-        for count in (counts[0], *counts):  # once before, to make room for the gradients
-            torch.cuda.reset_peak_memory_stats(device)
-            for part in longest.rows(slice(-count, None)).split(count, self.views):
-                self._engine.backward([part], loss_of, spare=spare)
-            peaks.append(torch.cuda.max_memory_allocated(device))
+        # As many passes on every process, whatever it has.
+        counts = [min(count, longest.num_rows) for count in MEASURED_ROWS]
+        peaks: list[int] = []
+        try:
+            for count in (counts[0], *counts):  # once before, to make room for the gradients
+                rows = longest.rows(slice(-count, None))
+                peaks.append(self._peak(rows, spare, loss_of))
+        except Exception as error:
+            if not (self._engine.weights.can_repeat and is_out_of_memory(error)):
+                raise
         self._engine.weights.forget_gradients()
+        if len(peaks) <= len(counts):
+            release_memory()
+            return self._engine.smallest(max(1, MEASURED_ROWS[0] if len(peaks) > 1 else 1))
+        device = self._policy.device
         free, total = torch.cuda.mem_get_info(device)
         others = total - free - torch.cuda.memory_reserved(device)
         room = SHARE_OF_MEMORY * total - others - peaks[-1]
         each = (peaks[-1] - peaks[1]) / max(1, counts[-1] - counts[0])
         more = room / each if each > 0 else math.inf
-        # Agreed on first: a process with fewer rollouts knows less of what one takes.
-        rows = counts[-1] + more if more > 0 else max(1, counts[-1] + more)
-        return self._engine.smallest(int(min(rows, self._most)))
+        return self._engine.smallest(max(1, int(min(counts[-1] + more, self._most))))
+
+    def _peak(self, rows: Batch, spare: Batch, loss_of: Callable[[Batch], LossOutput]) -> int:
+        """Return the most bytes that were held while some rollouts ran at once."""
+        device = self._policy.device
+        torch.cuda.reset_peak_memory_stats(device)
+        pieces = rows.split(rows.num_rows, self.views)
+        may_fail = self._engine.weights.can_repeat
+        self._engine.backward(pieces, loss_of, spare=spare, may_fail=may_fail)
+        return torch.cuda.max_memory_allocated(device)
 
     def _advice(self, reason: str) -> str:
         rows = "all rollouts" if self.rows is None else f"{self.rows} rollouts"

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, PositiveInt, model_validator
 
+from dmpo.errors import ConfigError
 from dmpo.training.events import StopReason
 from dmpo.training.optimization import OptimizationSettings
 
@@ -136,6 +137,18 @@ class TrainingSettings(OptimizationSettings):
                 f"{self.replay_buffers}: the steps between two buffers are shared evenly."
             )
         return self
+
+    def check_shared_by(self, num_processes: int) -> None:
+        """Refuse more processes than there are groups in a buffer.
+
+        Raises:
+            ConfigError: If so.
+        """
+        if self.prompts_per_buffer < num_processes:
+            raise ConfigError(
+                f"training.prompts_per_buffer: {self.prompts_per_buffer} prompts are fewer than "
+                f"{num_processes} processes; each needs a group of its own."
+            )
 
     def limit_reached(
         self,

@@ -235,13 +235,15 @@ class Trainer:
             buffers = (experience, *buffers)[: self._settings.replay_buffers]
             progress = replace(progress, cursor=progress.cursor + num_taken)
         self._engine.meet(f"step {progress.step + 1}")
-        batch, losses = self._gradient.add_up(*self._settings.turn(buffers, update), progress.step)
+        experience, number = self._settings.turn(buffers, update)
+        batch, losses = self._gradient.add_up(experience, number, progress.step)
         # Until here the run is as it was after the step before; behind here it is one further.
         with self._interruption.held():
             with self._meter.phase("optimizer"):
                 done = self._engine.update(losses["total"])
             self._buffers = buffers
-            metrics = self._step_metrics(batch, losses, done)
+            size = experience.rollouts.num_rows
+            metrics = self._step_metrics(batch, losses, done, size=size)
             self._advance(progress, done, metrics, seconds=time.perf_counter() - started)
 
     def _fill_buffer(self) -> tuple[Experience, int]:
@@ -306,10 +308,13 @@ class Trainer:
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
     def _step_metrics(
-        self, batch: Batch, losses: dict[str, float], update: Update
+        self, batch: Batch, losses: dict[str, float], update: Update, *, size: int
     ) -> dict[str, float]:
+        figures = step_metrics(batch)
+        if not batch.num_rows and self._engine.num_ranks > 1:
+            figures |= dict.fromkeys(("weights/real_max", "weights/real_min"), math.nan)
         return {
-            **self._engine.mean(step_metrics(batch), size=float(max(1, batch.num_rows))),
+            **self._engine.mean(figures, size=float(size)),
             **{f"loss/{name}": value for name, value in losses.items()},
             "optimizer/gradient_norm": update.gradient_norm,
             "optimizer/learning_rate": update.learning_rate,

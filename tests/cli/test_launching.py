@@ -131,7 +131,7 @@ def test_what_cannot_be_started_is_said_in_one_line(
 
 
 def test_a_name_that_is_like_none_gets_no_proposal() -> None:
-    with pytest.raises(ConfigError, match="accepted.$"):
+    with pytest.raises(ConfigError, match=r"are accepted\.$"):
         check_processes(2, "qqqqqq", is_dry=False)
 
 
@@ -179,7 +179,7 @@ def test_an_error_that_all_processes_find_is_said_once(
     assert launcher.returncode == 2
     assert err.startswith("dmpo: error: training.prompts_per_buffer: 2 prompts are fewer than 3")
     assert err.count("\n") == 1
-    assert out.count("output      out") == 1
+    assert out == ""
     assert not Path("out").exists()
 
 

@@ -147,9 +147,7 @@ def test_portions_are_told_of_once_each_and_hold_whole_groups(
     policy: DiffusionPolicy, rows: int
 ) -> None:
     told: list[Rollouts] = []
-    rollouts_of(
-        policy, sampler_of("roar"), everyone, rows_per_forward=rows, on_portion=told.append
-    )
+    rollouts_of(policy, sampler_of("roar"), everyone, rows_per_forward=rows, on_portion=told.append)
     assert all(each.num_rows <= rows and each.num_rollouts == NUM_ROLLOUTS for each in told)
     places = [int(place) for each in told for place in each.prompts.index]
     assert sorted(places) == list(everyone)

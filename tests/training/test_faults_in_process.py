@@ -201,9 +201,7 @@ def test_a_reward_that_is_no_number_is_refused_by_its_row(
     reward = BrokenReward(value)
     text = rf"reward: total of row 3 \(prompt 0, rollout 3\) is {value}; finite numbers are"
     with pytest.raises(RewardError, match=text):
-        ended(
-            tmp_path, task=CountingTask(), reward=reward, overlap_rewards=overlap, **OFTEN
-        )
+        ended(tmp_path, task=CountingTask(), reward=reward, overlap_rewards=overlap, **OFTEN)
     assert saved(tmp_path) == [f"step-00000{step}" for step in (1, 2, 3, 4)]
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
@@ -221,9 +219,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(
     jumps, now = itertools.cycle([0.0, -86_400.0, 10 * 86_400.0, -3.0]), time.time
     monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
     recorder = Recorder()
-    ended(
-        tmp_path / "jumping", sample_every=1, max_seconds=600, observers=[recorder], **OFTEN
-    )
+    ended(tmp_path / "jumping", sample_every=1, max_seconds=600, observers=[recorder], **OFTEN)
     assert_same_run(tmp_path / "jumping", tmp_path / "calm")
     done = [event for event in recorder.events if isinstance(event, StepDone)]
     seconds = [event.seconds for event in done]
@@ -256,13 +252,12 @@ def test_what_runs_beside_or_lies_elsewhere_leaves_the_run_as_it_is(
 
 def test_run_with_buffers_elsewhere_resumes_as_one_without(tmp_path: Path) -> None:
     ended(tmp_path / "whole")
-    for number, (offload, steps) in enumerate([(True, 2), (False, 5), (True, 6)]):
+    path: Path | None = None
+    for offload, steps in [(True, 2), (False, 5), (True, 6)]:
         settings = small_settings(offload_buffers=offload, num_steps=steps)
         objective = small_objective(baseline="model")
-        trainer = small_trainer(
-            tmp_path / "cut", settings, task=LongerTask(), objective=objective
-        )
-        if number:
+        trainer = small_trainer(tmp_path / "cut", settings, task=LongerTask(), objective=objective)
+        if path is not None:
             trainer.restore(path)
         path = trainer.train().checkpoint
     assert_same_run(tmp_path / "cut", tmp_path / "whole")

@@ -26,6 +26,7 @@ from tests.training.runs import (
 
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.3}
 
+
 class Memory:
     """How many rows of the model fit at once, with gradients and without."""
 
