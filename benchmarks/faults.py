@@ -13,7 +13,7 @@ clock decides) and the bytes of weights and optimizer equal those of a run that 
 - kills: SIGKILL at a moment drawn uniformly over the run; then one resume to the end.
 - signals: SIGTERM and SIGINT in turn; the run must exit 0 with a line how to go on.
   With `--ranks`, of one of the processes (even trials) or of all of them (odd ones).
-- full disks: no file may grow beyond a size drawn between nothing and the largest file of a
+- full disks: no file may grow beyond a size drawn between 4 KiB and the largest file of a
   checkpoint; the run must say so, or go on as `training.on_save_error` says (in turn), and end
   whole once there is room again.
 - damages: each file of the newest checkpoint deleted, truncated, flipped in one bit; the resume
@@ -211,7 +211,8 @@ def fill_disk(
 ) -> dict[str, Any]:
     """Run out of disk while checkpoints are written, and end once there is room again."""
     largest = max(path.stat().st_size for path in (folder / "whole" / faults.LAST).rglob("*"))
-    size = random.Random(f"{seed}/disk/{trial}").randrange(1, largest)
+    # Less than a page would leave no room for the log, which is a file, too.
+    size = random.Random(f"{seed}/disk/{trial}").randrange(4096, largest)
     how = ("stop", "continue")[trial % 2]
     more = ("--training.on_save_error", how)
     run = folder / f"disk-{trial}"
