@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Sequence
@@ -75,6 +76,38 @@ def test_adapters_and_replaced_groups_are_shared_out_as_well(tmp_path: Path) -> 
         processes.complete(arguments(run, *more), number, tmp_path / "log", extra=extra)
     # The adapters begin at zero, where rounding is a large part of a gradient.
     assert_same_run(tmp_path / "two", tmp_path / "one", tolerance=1e-5)
+
+
+MEMORY_OF_THE_SECOND = """
+import os, sys, torch
+from dmpo.cli.main import main
+from dmpo.policies.denoiser import Denoiser
+
+forward = Denoiser.forward
+
+def limited(self, tokens, *arguments, **more):
+    if os.environ.get("RANK") == "1" and torch.is_grad_enabled() and len(tokens) > 9:
+        raise torch.OutOfMemoryError(f"{len(tokens)} sequences")
+    return forward(self, tokens, *arguments, **more)
+
+Denoiser.forward = limited
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_where_one_process_runs_out_of_memory_all_take_the_step_again(
+    alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    processes.complete(
+        arguments(run, "--auto-micro-batch"),
+        2,
+        tmp_path / "log",
+        program=("-c", MEMORY_OF_THE_SECOND),
+    )
+    assert_same_run(run, alone)
+    state = json.loads((run / f"checkpoints/step-{NUM_STEPS:06d}/state.json").read_text())
+    assert state["progress"]["micro_batch_rows"] < 6
 
 
 def test_a_process_that_dies_takes_the_others_with_it_and_the_run_goes_on(
