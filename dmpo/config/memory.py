@@ -88,8 +88,7 @@ def plan_memory(
     divides_weights = sharding in ("fsdp2", "zero3") and num_processes > 1
     weight_parts = num_processes if divides_weights else 1
     state_parts = 1 if sharding == "ddp" else num_processes
-    # Adapters leave the reference in place: only where every weight trains is it a copy, made
-    # before weights are divided.
+    # Adapters leave the reference in place: only where every weight trains is it a copy.
     reference = sizes.weights if work.needs_reference and not sizes.adapters else 0
     held = {
         "weights": _part(sizes.weights, weight_parts),

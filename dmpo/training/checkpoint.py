@@ -39,6 +39,7 @@ __all__ = [
     "load_checkpoint",
     "partial_path",
     "save_buffers",
+    "save_policy",
     "save_shared",
     "verify_checkpoint",
     "whole_or_not_at_all",
@@ -134,15 +135,28 @@ def save_shared(
         num_ranks: Processes, each of which writes its buffers.
         config_text: The resolved configuration; empty: none is written.
     """
-    if weights is None:
-        policy.save(partial / "policy")
-    else:
-        policy.save(partial / "policy", weights)
+    save_policy(policy, partial / "policy", weights)
     write_state(partial / "optimizer", {"optimizer": optimizer, "scheduler": scheduler})
     if config_text:
         (partial / "config.yaml").write_text(config_text, encoding="utf-8")
     state = {"format": FORMAT, "progress": asdict(progress), "run": run, "processes": num_ranks}
     (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def save_policy(
+    policy: DiffusionPolicy, directory: Path, weights: Mapping[str, Tensor] | None
+) -> None:
+    """Have a policy write itself, with weights from elsewhere where it has only a part of them.
+
+    Args:
+        policy: What is saved; one without sharded weights need not know of the other argument.
+        directory: Where to.
+        weights: Whole ones by their names in its module; None: it has them itself.
+    """
+    if weights is None:
+        policy.save(directory)
+    else:
+        policy.save(directory, weights)
 
 
 def save_buffers(partial: Path, rank: int, buffers: tuple[Experience, ...]) -> None:

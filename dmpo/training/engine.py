@@ -274,15 +274,6 @@ class Engine:
         """Return whether the flag is set on any process; all of them get the same answer."""
         return any(self.gathered(flag))
 
-    def wait(self) -> None:
-        """Wait for all processes.
-
-        Raises:
-            ProcessError: If another process is gone.
-        """
-        with self._together():
-            self.accelerator.wait_for_everyone()
-
     def together(self, work: Callable[[], None]) -> None:
         """Do something that may fail on one process alone; then all of them fail.
 

@@ -21,11 +21,11 @@ from pydantic import Field, PositiveInt, model_validator
 from dmpo.errors import ConfigError
 from dmpo.evaluation.evaluator import Evaluator
 from dmpo.evaluation.saved import write_tables
-from dmpo.evaluation.shared import evaluate_shared
 from dmpo.evaluation.summary import EvaluationResult
 from dmpo.files import append_line, filling, replace_text
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.tasks.base import Task
+from dmpo.training.checkpoint import save_policy
 from dmpo.training.denoising import (
     DenoisingBatch,
     Masking,
@@ -34,6 +34,7 @@ from dmpo.training.denoising import (
     split_rows,
 )
 from dmpo.training.engine import Engine, Update, divergence
+from dmpo.training.evaluating import evaluate_run
 from dmpo.training.events import Observer, StepDone
 from dmpo.training.interruption import Interruption
 from dmpo.training.metrics import cost_metrics
@@ -285,28 +286,20 @@ class SftTrainer:
         state = self._engine.weights.whole_state()
         if self._engine.is_main:
             with self._interruption.held(), filling(self._directory.path) as folder:
-                if state is None:
-                    self._policy.save(folder)
-                else:
-                    self._policy.save(folder, state)
+                save_policy(self._policy, folder, state)
 
     def _measure(self) -> dict[str, EvaluationResult]:
         results: dict[str, EvaluationResult] = {}
         for name, task in self._tasks.items():
             if task.evaluator is None or self._is_interrupted():
                 continue
-            generator = generator_for(self._seed, 0, 0, "evaluation")
-            work = functools.partial(
-                evaluate_shared,
+            result = evaluate_run(
                 task.evaluator,
                 self._policy,
-                generator,
-                rank=self._engine.rank,
-                num_processes=self._engine.num_ranks,
+                seed=self._seed,
+                engine=self._engine,
+                interruption=self._interruption,
             )
-            is_alone = self._engine.num_ranks == 1
-            with self._engine.weights.gathered():
-                result = self._interruption.broken_off(work) if is_alone else work()
             if result is not None:
                 results[name] = result
         if self._engine.is_main and results:

@@ -9,7 +9,6 @@ What an objective does in these moments is its own affair; the loop knows none b
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ import torch
 
 from dmpo.errors import OutputError
 from dmpo.evaluation.evaluator import Evaluator
-from dmpo.evaluation.shared import evaluate_shared
 from dmpo.objectives.base import Objective
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.records import Batch, Experience, Rollouts
@@ -33,6 +31,7 @@ from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
 from dmpo.training.drift import first_rollouts, is_drift_due, measure_drift
 from dmpo.training.engine import Engine, Update, divergence
+from dmpo.training.evaluating import evaluate_run
 from dmpo.training.filling import BufferFiller
 from dmpo.training.gradient import Gradient
 from dmpo.training.interruption import Abandoned, Interruption
@@ -45,7 +44,7 @@ from dmpo.training.metrics import (
 )
 from dmpo.training.phases import PhaseMeter, model_tokens, of_training
 from dmpo.training.prompts import fingerprint
-from dmpo.training.randomness import generator_for, group_generator
+from dmpo.training.randomness import group_generator
 from dmpo.training.regroup import pinned
 from dmpo.training.rollout import unmasked_sample
 from dmpo.training.run_directory import RunDirectory, list_checkpoints
@@ -370,20 +369,14 @@ class Trainer:
         evaluator = self._evaluator
         if evaluator is None or self._is_interrupted():
             return
-        # Always the same draws: two evaluations differ by the policy alone.
-        generator = generator_for(self._seed, 0, 0, "evaluation")
-        work = functools.partial(
-            evaluate_shared,
-            evaluator,
-            self._parts.policy,
-            generator,
-            rank=self._engine.rank,
-            num_processes=self._engine.num_ranks,
-        )
-        with self._meter.phase("evaluation"), self._engine.weights.gathered():
-            # Several processes meet at the end of it: none may leave alone.
-            is_alone = self._engine.num_ranks == 1
-            result = self._interruption.broken_off(work) if is_alone else work()
+        with self._meter.phase("evaluation"):
+            result = evaluate_run(
+                evaluator,
+                self._parts.policy,
+                seed=self._seed,
+                engine=self._engine,
+                interruption=self._interruption,
+            )
         if result is not None:
             self._emit(events.EvaluationDone(step=self._progress.step, result=result))
 
