@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dmpo.config.recipes import recipe_chain, recipe_names
     from dmpo.config.resolve import resolve_run, resolve_sft
     from dmpo.config.run import RunConfig, SftConfig
+    from dmpo.config.training_run import TrainedRun, build_trainer, train
     from dmpo.errors import DmpoError
     from dmpo.evaluation.evaluator import EvaluationSettings, Evaluator
     from dmpo.evaluation.summary import EvaluationResult
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dmpo.rewards.base import RewardModel
     from dmpo.samplers.base import Sampler, SamplerConfig
     from dmpo.tasks.base import Task
+    from dmpo.training.events import Observer
     from dmpo.training.settings import TrainingSettings
     from dmpo.training.trainer import Trainer, TrainingParts
     from dmpo.weights.base import Baseline, WeightEstimator
@@ -56,6 +58,7 @@ __all__ = [
     "LossOutput",
     "Objective",
     "ObjectiveParts",
+    "Observer",
     "PluginConfig",
     "Prompts",
     "RewardModel",
@@ -66,6 +69,7 @@ __all__ = [
     "SamplerConfig",
     "SftConfig",
     "Task",
+    "TrainedRun",
     "Trainer",
     "TrainingParts",
     "TrainingSettings",
@@ -74,11 +78,13 @@ __all__ = [
     "Weights",
     "__version__",
     "build_light_parts",
+    "build_trainer",
     "build_training_parts",
     "recipe_chain",
     "recipe_names",
     "resolve_run",
     "resolve_sft",
+    "train",
 ]
 
 __version__ = "0.1.0"
@@ -88,6 +94,7 @@ _HOMES = {
     "dmpo.config.recipes": ("recipe_chain", "recipe_names"),
     "dmpo.config.resolve": ("resolve_run", "resolve_sft"),
     "dmpo.config.run": ("RunConfig", "SftConfig"),
+    "dmpo.config.training_run": ("TrainedRun", "build_trainer", "train"),
     "dmpo.errors": ("DmpoError",),
     "dmpo.evaluation.evaluator": ("EvaluationSettings", "Evaluator"),
     "dmpo.evaluation.summary": ("EvaluationResult",),
@@ -110,6 +117,7 @@ _HOMES = {
     "dmpo.rewards.base": ("RewardModel",),
     "dmpo.samplers.base": ("Sampler", "SamplerConfig"),
     "dmpo.tasks.base": ("Task",),
+    "dmpo.training.events": ("Observer",),
     "dmpo.training.settings": ("TrainingSettings",),
     "dmpo.training.trainer": ("Trainer", "TrainingParts"),
     "dmpo.weights.base": ("Baseline", "WeightEstimator"),

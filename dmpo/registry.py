@@ -3,7 +3,8 @@
 A plugin is a class registered under an entry-point group (``dmpo.policies``, …). Nothing is
 imported until it is asked for; a plugin that cannot be imported is reported by name and
 leaves all others usable; so does a name that two packages claim: asking for it is an error that
-names both.
+names both. A class that no package registers yet is named by where it stands:
+``module:Class`` or ``path/to/file.py:Class``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from dmpo.errors import ConfigError, PluginError, UnknownNameError
 from dmpo.settings import Settings, first_validation_message
+from dmpo.user_code import load_object
 
 if TYPE_CHECKING:
     from dmpo.likelihoods.base import Likelihood
@@ -92,12 +95,19 @@ class Registry(Generic[T]):
         return tuple(self.entries())
 
     def entry(self, name: str) -> PluginEntry:
-        """Return what is known of ``name``. A name may carry a variant: ``family/variant``.
+        """Return what is known of ``name``.
+
+        A name may carry a variant, ``family/variant``, or say where an unregistered class
+        stands, ``module:Class``.
 
         Raises:
             UnknownNameError: If nothing is registered under the name or its family.
             PluginError: If two packages register the name.
         """
+        if ":" in name:
+            return PluginEntry(
+                name=name, group=self.group, target=name, distribution="code of one's own"
+            )
         claims = _claims(self.group)
         found = claims.get(name) or claims.get(name.partition("/")[0])
         if found is None:
@@ -117,26 +127,24 @@ class Registry(Generic[T]):
             PluginError: If two packages register it, its module cannot be imported, or the
                 class does not derive from the interface, leaves a part of it undefined, or has
                 no ``Config``.
+            ConfigError: If a ``module:Class`` cannot be found or imported.
         """
         entry = self.entry(name)
-        plugin = _import_target(entry, self.kind)
+        if entry.target == name:
+            plugin = _own_class(name, _place(name), self.kind)
+        else:
+            plugin = _import_target(entry, self.kind)
         interface = _attribute(self._interface)
+        named = _named(entry, self.kind)
         if not (isinstance(plugin, type) and issubclass(plugin, interface)):
             raise PluginError(
-                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} does not "
-                f"derive from {interface.__module__}.{interface.__name__}."
+                f"{named} does not derive from {interface.__module__}.{interface.__name__}."
             )
         config = getattr(plugin, "Config", None)
         if not (isinstance(config, type) and issubclass(config, BaseModel)):
-            raise PluginError(
-                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} needs a "
-                "pydantic model as its Config attribute."
-            )
+            raise PluginError(f"{named} needs a pydantic model as its Config attribute.")
         if missing := ", ".join(sorted(getattr(plugin, "__abstractmethods__", ()))):
-            raise PluginError(
-                f"{self.kind} {entry.name!r} of {entry.distribution}: {entry.target} does not "
-                f"define {missing}."
-            )
+            raise PluginError(f"{named} does not define {missing}.")
         return cast("type[T]", plugin)
 
     def config(
@@ -159,7 +167,7 @@ class Registry(Generic[T]):
         plugin = self.load(name)
         model = cast("type[PluginConfig]", plugin.Config)  # type: ignore[attr-defined]
         given = dict(parameters)
-        variant = name.partition("/")[2]
+        variant = "" if ":" in name else name.partition("/")[2]
         if variant:
             if "variant" not in model.model_fields:
                 raise UnknownNameError(self.kind, name, self.names())
@@ -212,6 +220,24 @@ def _claims(group: str) -> Mapping[str, tuple[PluginEntry, ...]]:
 def _attribute(target: str) -> Any:
     module, _, attribute = target.partition(":")
     return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
+@functools.cache
+def _own_class(target: str, place: Path, kind: str) -> Any:  # noqa: ARG001  (a part of the key)
+    """Return a user's own class, the same one each time: it is compared by identity."""
+    return load_object(target, kind, "class")
+
+
+def _named(entry: PluginEntry, kind: str) -> str:
+    """Return a plugin as the subject of a sentence."""
+    if entry.target == entry.name:
+        return f"{kind} {entry.name!r}"
+    return f"{kind} {entry.name!r} of {entry.distribution}: {entry.target}"
+
+
+def _place(target: str) -> Path:
+    """Return what tells two targets of one text apart: a file's path starts where one is."""
+    return Path(target.rpartition(":")[0]).absolute()
 
 
 def _import_target(entry: PluginEntry, kind: str) -> Any:

@@ -154,3 +154,40 @@ def test_variant_is_refused_where_the_plugin_knows_none() -> None:
 
 def test_every_interface_has_a_registry_with_built_ins() -> None:
     assert all(entry.names() for entry in REGISTRIES.values())
+
+
+OWN = """
+from dmpo.weights.baselines import MeanBaseline
+
+class HalfBaseline(MeanBaseline):
+    pass
+"""
+
+
+def test_class_in_a_file_stands_where_a_name_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_half.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    built = BASELINES.build("own_half.py:HalfBaseline", {"strength": 0.5})
+    assert (type(built).__name__, built.strength) == ("HalfBaseline", 0.5)
+    assert BASELINES.load("own_half.py:HalfBaseline") is type(built)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert BASELINES.load("own_half:HalfBaseline").__name__ == "HalfBaseline"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere.py:Half", "baseline: no file nowhere.py"),
+        ("own_typo.py:HalfBaselin", "Did you mean 'HalfBaseline'"),
+        ("json:JSONDecoder", r"baseline 'json:JSONDecoder' does not derive from dmpo\.weights"),
+    ],
+)
+def test_class_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+) -> None:
+    (tmp_path / "own_typo.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, PluginError), match=message):
+        BASELINES.load(target)
