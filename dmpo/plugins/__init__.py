@@ -1,0 +1,1 @@
+"""Plugins from outside: a package to begin with, and what is installed."""
