@@ -58,21 +58,40 @@ class UnknownNameError(ConfigError, LookupError):
         field: What the name was given for, for example ``"objective"``.
         given: The name as given.
         accepted: The names that would have been accepted.
+        listed: Where they are listed, if they are too many for a line.
     """
 
-    def __init__(self, field: str, given: str, accepted: Iterable[str]) -> None:
-        """Compose the one-line message from the three facts."""
+    def __init__(
+        self, field: str, given: str, accepted: Iterable[str], *, listed: str | None = None
+    ) -> None:
+        """Compose the one-line message from the facts."""
         self.field = field
         self.given = given
         self.accepted = tuple(sorted(accepted))
-        near = nearest_name(given, self.accepted)
+        near, package = nearest_name(given, self.accepted), _companion(given, self.accepted)
         hint = f" Did you mean {near!r}?" if near else ""
-        names = ", ".join(self.accepted) or "none is registered"
-        super().__init__(f"{field}: unknown name {given!r}; accepted: {names}.{hint}")
+        if package is not None:
+            hint = f" It comes with the package {package}: plugins/{package} in the repository."
+        names = listed or f"accepted: {', '.join(self.accepted) or 'none is registered'}"
+        super().__init__(f"{field}: unknown name {given!r}; {names}.{hint}")
 
     def __str__(self) -> str:
         """Return the message (``KeyError`` and its kin would quote it)."""
         return str(self.args[0])
+
+
+_COMPANIONS = {"dream": "dmpo-dream", "reasoning_gym": "dmpo-reasoning-gym"}
+"""Packages that register a name, and names that begin with it, beside this one."""
+
+
+def _companion(given: str, accepted: Iterable[str]) -> str | None:
+    """Return the package that a name would come with, if it is one of those that are not here."""
+    for known, package in _COMPANIONS.items():
+        beginnings = (f"{known}/", f"{known}_")
+        is_here = any(name == known or name.startswith(beginnings) for name in accepted)
+        if not is_here and (given == known or given.startswith(beginnings)):
+            return package
+    return None
 
 
 class PluginError(DmpoError, ImportError):

@@ -4,7 +4,9 @@ Counted is what the tensors of a bidirectional Llama hold (transformers' layers,
 :class:`dmpo.policies.denoiser.Denoiser`) with the copies that its operations make: norms compute
 in float32, adapters stay in float32 over a base in half precision, logits are copied to float32.
 Not counted are an allocator's gaps, a CUDA context (about half a GiB) and the libraries' own
-workspaces. ``benchmarks/scaling.py`` has the figures beside measured ones.
+workspaces. ``benchmarks/scaling.py`` has the figures beside measured ones. Those of a base in 4
+bits (bitsandbytes' NF4) are computed alone: half a byte a number and its scales, one matrix in
+full while it is multiplied, and the copy that PEFT makes of each adapted layer's result.
 
 Letters as in :mod:`dmpo.config.memory_sizes`. An encoder's MLP has one projection fewer than a
 Llama's, so its figures come out high.
@@ -252,6 +254,7 @@ def _step_phase(
             spared += len(first) * d * (1 if on_accelerator else FLOAT32)
         activations -= tokens * spared
     block = tokens * _block_workspace(sizes, on_accelerator=on_accelerator)
+    block += tokens * _copied_result(sizes)
     if sizes.recomputes_blocks:
         block += kept - (inputs if stream == FLOAT32 else 0)
     logits = _logits_workspace(sizes, scored, factor=3)
@@ -273,13 +276,14 @@ def _step_phase(
         gradients - (0 if sizes.adapters else sizes.outer_weights - projection) + first_block,
         gradients + (projection if before else 0),
     )
-    always = cast + gathered + exchanged
+    always = cast + gathered + exchanged + sizes.unpacked
     return PhaseMemory(
         uses={
             "gradients": gradients,
             "exchange of gradients": exchanged,
             "gathered weights": gathered,
             "weights in bfloat16": cast,
+            "one weight unpacked": sizes.unpacked,
             "activations": activations,
             "one block at work": max(block, 2 * last_norm),
             "logits": logits,
@@ -297,6 +301,7 @@ def _likelihood_phase(
     block = tokens * _forward_workspace(sizes, on_accelerator=on_accelerator) + _masks_per_block(
         sizes, replace(work, step_views=work.likelihood_views)
     )
+    block += tokens * _copied_result(sizes)
     logits = _logits_workspace(sizes, scored, factor=2)
     cast = _cast_weights(sizes)
     states = (2 * tokens + scored) * sizes.itemsize * sizes.width
@@ -304,10 +309,11 @@ def _likelihood_phase(
         uses={
             "gathered weights": gathered,
             "weights in bfloat16": cast,
+            "one weight unpacked": sizes.unpacked,
             "one block at work": block,
             "logits": logits,
         },
-        peak=gathered + cast + max(block, states + logits),
+        peak=gathered + cast + sizes.unpacked + max(block, states + logits),
     )
 
 
@@ -325,6 +331,7 @@ def _rollout_phase(
     block = tokens * _forward_workspace(sizes, on_accelerator=on_accelerator) + _masks_per_block(
         sizes, replace(work, step_views=rows)
     )
+    block += tokens * _copied_result(sizes)
     one_set = work.rollout_rows * work.candidates * sizes.vocab_size
     sets = max(3 if work.has_temperature else 2, 4 if work.is_guided else 0)
     logits = FLOAT32 * max(sets * one_set, one_set + 4 * min(one_set, CHUNK_ELEMENTS))
@@ -336,12 +343,18 @@ def _rollout_phase(
         uses={
             "gathered weights": gathered,
             "weights in bfloat16": cast,
+            "one weight unpacked": sizes.unpacked,
             "keys and values": keys,
             "one block at work": block,
             "logits": logits,
         },
-        peak=gathered + cast + keys + max(block, states + logits),
+        peak=gathered + cast + sizes.unpacked + keys + max(block, states + logits),
     )
+
+
+def _copied_result(sizes: ModelSizes) -> int:
+    """Return what PEFT copies of a token's results over a base in 4 bits: the widest layer's."""
+    return sizes.itemsize * sizes.mlp_width if sizes.unpacked and sizes.adapters else 0
 
 
 def _cast_weights(sizes: ModelSizes) -> int:

@@ -16,11 +16,16 @@ __all__ = [
     "ModelSizes",
     "Workload",
     "llama_sizes",
+    "nf4_bytes",
     "with_adapters",
 ]
 
 FLOAT32 = 4
 """Bytes of a number in float32."""
+NF4_BLOCK = 64
+"""Numbers in 4 bits under one scale."""
+NF4_SCALES = 256
+"""Scales under one of their own."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a block, by Llama's names."""
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj")
@@ -67,6 +72,8 @@ class ModelSizes:
     """Positions projected onto the vocabulary at a time."""
     casts_weights: bool = False
     """Whether weights in float32 run as copies in bfloat16 (training.mixed_precision)."""
+    unpacked: int = 0
+    """Bytes of the largest weight while it is at work, where a base is held in 4 bits; else 0."""
 
     @property
     def query_width(self) -> int:
@@ -124,6 +131,20 @@ class Workload:
     """Whether prompts of a batch differ in length: then attention takes a mask."""
     needs_reference: bool = False
     """Whether π_ref is asked."""
+
+
+def nf4_bytes(count: int) -> int:
+    """Return what bitsandbytes holds of ``count`` numbers in 4 bits.
+
+    Half a byte each, a scale of one byte for every 64, and one in float32 for every 256 scales
+    (double quantisation).
+
+    Example:
+        >>> 8 * nf4_bytes(4096 * 4096) / (4096 * 4096)
+        4.126953125
+    """
+    scales = -(-count // NF4_BLOCK)
+    return -(-count // 2) + scales + -(-scales // NF4_SCALES) * FLOAT32
 
 
 def llama_sizes(

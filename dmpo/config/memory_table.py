@@ -58,7 +58,9 @@ def _uses(found: Sequence[Mapping[str, int]]) -> list[tuple[str, Sequence[str]]]
     ]
 
 
-def fitting(plans: Mapping[Sharding, MemoryPlan], gigabytes: Sequence[int] = (80, 141)) -> str:
+def fitting(
+    plans: Mapping[Sharding, MemoryPlan], gigabytes: Sequence[int] = (24, 40, 80, 141)
+) -> str:
     """Return which plans fit into GPUs of the usual sizes, a tenth of each left free.
 
     Args:

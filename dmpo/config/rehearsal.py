@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from dmpo.config.assembly import LightParts, build_training_parts
 from dmpo.config.memory import MemoryPlan, Sharding, plan_memory
-from dmpo.config.memory_sizes import PROJECTIONS, ModelSizes, Workload
+from dmpo.config.memory_sizes import PROJECTIONS, ModelSizes, Workload, nf4_bytes
 from dmpo.config.preflight import canvas_length, check_prompts, named_prompts
 from dmpo.config.run import PluginSection, RunConfig
 from dmpo.errors import CheckpointError
 from dmpo.likelihoods.base import Likelihood
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.policies.locate import has_all_weights, model_directory
-from dmpo.records import Prompts, Rollouts
+from dmpo.records import Example, Prompts, Rollouts
 from dmpo.registry import LIKELIHOODS, POLICIES
 from dmpo.samplers.base import Sampler
 from dmpo.samplers.block_loop import BlockState
@@ -36,6 +38,8 @@ __all__ = [
 
 LARGEST_SHARE = 0.7
 """Of this machine's memory that weights may take to be loaded for a rehearsal."""
+LIKELY_LONGEST = 512
+"""Prompts with the most bytes, among which the one with the most tokens is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +146,10 @@ def rehearse(
         }
         for each in (sizes, other)
     )
-    weights = list(policy.module.parameters())
+    weights, packed = dict(policy.module.named_parameters()), _packed(policy)
     return Rehearsal(
-        num_parameters=sum(weight.numel() for weight in weights),
-        num_trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+        num_parameters=sum(packed.get(name, w.numel()) for name, w in weights.items()),
+        num_trained=sum(w.numel() for w in weights.values() if w.requires_grad),
         num_examples=sizes_by_split,
         num_views=num_views,
         rollout=rollout,
@@ -222,7 +226,14 @@ def _likelihood(section: PluginSection) -> Likelihood:
 
 
 def _longest_prompt(policy: DiffusionPolicy, light: LightParts) -> int:
-    return policy.encode(light.task.examples("train")).tokens.shape[1]
+    """Return the tokens of the longest training prompt: of those with the most bytes."""
+    examples = light.task.examples("train")
+    likely = heapq.nlargest(LIKELY_LONGEST, examples, key=_num_bytes)
+    return policy.encode(likely).tokens.shape[1]
+
+
+def _num_bytes(example: Example) -> int:
+    return len((example.prompt + example.prefill).encode(errors="replace"))
 
 
 def run_workload(
@@ -306,7 +317,9 @@ def policy_sizes(policy: DiffusionPolicy, *, casts_weights: bool = False) -> Mod
         return None
     numbers = dict(module.named_parameters())
     adapters = sum(weight.nbytes for name, weight in numbers.items() if ".lora_" in name)
-    weights = sum(weight.nbytes for weight in numbers.values()) - adapters
+    packed = _packed(policy)
+    weights = sum(weight.nbytes for name, weight in numbers.items() if name not in packed)
+    weights += sum(map(nf4_bytes, packed.values())) - adapters
     ends = {
         id(end.weight): end.weight.nbytes
         for end in (model.get_input_embeddings(), model.get_output_embeddings())
@@ -336,7 +349,25 @@ def policy_sizes(policy: DiffusionPolicy, *, casts_weights: bool = False) -> Mod
         ),
         logits_chunk=getattr(module, "logits_chunk", 1024),
         casts_weights=casts_weights and embedding.element_size() == 4,
+        unpacked=max(packed.values(), default=0) * embedding.element_size(),
     )
+
+
+def _packed(policy: DiffusionPolicy) -> Mapping[str, int]:
+    """Return the weights that are held in 4 bits: by name, how many numbers each has.
+
+    bitsandbytes takes every linear layer but the projection onto the vocabulary. An outline has
+    these weights in full, a loaded model two numbers to the byte: the layer says how many.
+    """
+    if getattr(getattr(policy, "config", None), "quantization", None) is None:
+        return {}
+    module: Any = policy.module
+    projection = module.causal_lm.get_output_embeddings()
+    return {
+        f"{name}.weight": layer.in_features * layer.out_features
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not projection and ".lora_" not in name
+    }
 
 
 def _adapted(targets: Collection[str]) -> tuple[str, ...]:

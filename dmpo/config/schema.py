@@ -33,7 +33,7 @@ def run_schema() -> dict[str, Any]:
     for group, registry in REGISTRIES.items():
         definitions[f"section.{group}"] = _section(group, registry, definitions)
     for path in RunConfig.model_fields:
-        if path not in ("seed", "training", "evaluation", "rewards"):
+        if path not in ("seed", "training", "evaluation", "rewards", "tracking"):
             description = schema["properties"][path]["description"]
             schema["properties"][path] = {"description": description, **_reference(path)}
     rewards = schema["properties"]["rewards"]
@@ -41,8 +41,12 @@ def run_schema() -> dict[str, Any]:
     sampler = definitions["EvaluationSection"]["properties"]["sampler"]
     sampler["$ref"] = "#/$defs/section.samplers"
     schema["properties"] |= {
-        "extends": {"type": "string", "description": "The recipe or file this one stands on."},
+        "extends": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "description": "The recipes or files this one stands on, lowest first.",
+        },
         "description": {"type": "string", "description": "What it is for."},
+        "hardware": {"type": "string", "description": "What it is sized for: 8 x 40 GB."},
     }
     schema.pop("required", None)
     schema["$defs"] = definitions

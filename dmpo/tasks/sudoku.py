@@ -285,8 +285,8 @@ def _examples(config: SudokuConfig, split: Split) -> tuple[Example, ...]:
 
 
 def _cut(config: SudokuConfig) -> Mapping[Split, tuple[Example, ...]]:
-    """Cut a source's puzzles into train and validation, without those of the test source."""
-    test = () if config.test_source is None else _examples(config, "test")
+    """Cut a source's puzzles into train and validation, without those of the test split."""
+    test = _examples(config, "test")
     train = _from_source(config, str(config.train_source), "train")
     return split_problems(train, test, num_validation=config.validation_size, seed=config.seed)
 

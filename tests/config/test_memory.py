@@ -7,7 +7,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dmpo.config.memory import Sharding, gathered_layers, plan_memory
-from dmpo.config.memory_sizes import ModelSizes, Workload, llama_sizes, with_adapters
+from dmpo.config.memory_sizes import (
+    ModelSizes,
+    Workload,
+    llama_sizes,
+    nf4_bytes,
+    with_adapters,
+)
 from dmpo.config.memory_table import fitting, memory_table
 from dmpo.config.rehearsal import policy_sizes
 from dmpo.training.optimization import OptimizationSettings, build_optimizer, trainable_parameters
@@ -129,6 +135,28 @@ def test_table_has_aligned_lines_and_a_column_for_each_plan() -> None:
     assert {len(line) for line in lines if line.endswith("B")} == {len(lines[0])}
     assert lines[-1].split()[-2:] == ["74.5", "GiB"]
     assert fitting(plans, (1, 10**6)) == "1 GB: none; 1000000 GB: ddp, zero2, fsdp2"
+    assert [part.split()[0] for part in fitting(plans).split("; ")] == ["24", "40", "80", "141"]
+
+
+def test_four_bits_are_a_little_more_than_half_a_byte() -> None:
+    assert nf4_bytes(64 * 256) == 32 * 256 + 256 + 4
+    assert nf4_bytes(1) == 1 + 1 + 4
+
+
+def test_base_in_4_bits_unpacks_one_matrix_and_copies_what_adapters_add_to() -> None:
+    matrix = 2 * 4096 * 12288
+    packed = replace(LORA, unpacked=matrix)
+    one, other = plan_memory(LORA, WORK), plan_memory(packed, WORK)
+    copied = {
+        "rollouts": 32 * 512,
+        "likelihoods": 32 * 512,
+        "gradient step": 4 * 512,
+    }
+    for phase, tokens in copied.items():
+        assert other.phases[phase].uses["one weight unpacked"] == matrix
+        blocks = [plan.phases[phase].uses["one block at work"] for plan in (one, other)]
+        assert blocks[1] - blocks[0] == tokens * 2 * 12288
+        assert other.peaks[phase] >= one.peaks[phase] + matrix
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora": {"rank": 4}}, {"gradient_checkpointing": True}])

@@ -77,3 +77,10 @@ def test_named_flags_stand_for_their_path() -> None:
 def test_argument_that_is_no_setting_is_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         split_flags(arguments, sections=SECTIONS, options=["--baseline", "--steps"])
+
+
+def test_repeated_flags_of_a_list_add_up() -> None:
+    flags = [("--tracker", "tracking.trackers", name) for name in ("wandb", "mlflow")]
+    assert plain(command_line_layer(flags=flags)) == {"tracking": {"trackers": ["wandb", "mlflow"]}}
+    whole = [("--tracking.trackers", "tracking.trackers", ["wandb"])]
+    assert plain(command_line_layer(flags=whole)) == {"tracking": {"trackers": ["wandb"]}}

@@ -91,6 +91,16 @@ def test_processes_share_prompts_and_whole_groups() -> None:
     assert (work.rollout_rows, work.likelihood_views) == (16, 16 * 3)
 
 
+def test_longest_prompt_is_found_among_thousands(tmp_path: Path) -> None:
+    problems = tmp_path / "sums.jsonl"
+    rows = [
+        {"prompt": "1+" * (40 if n == 700 else n % 9) + "1=", "answer": "2"} for n in range(900)
+    ]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = f"task={{name: file, path: {problems}, response_length: 4}}"
+    assert rehearsed(SCRATCH, file).work.sequence_length == 2 * 40 + 2 + 4
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "count"),
     [

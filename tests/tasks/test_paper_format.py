@@ -123,6 +123,22 @@ def test_a_training_source_is_cut_and_loses_what_test_asks(tmp_path: Path) -> No
     assert all(len(each) == 3 for each in numbers)
 
 
+@pytest.mark.parametrize("name", ["countdown", "sudoku"])
+def test_a_training_source_loses_the_test_problems_that_are_made_here(
+    name: str, tmp_path: Path
+) -> None:
+    made = build(name, test_size=8)
+    rows = [dict(e.columns) for e in (*made.examples("test"), *made.examples("train")[:40])]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = build(name, test_size=8, train_source=str(file), validation_size=5)
+    asked = {example.prompt for example in task.examples("test")}
+    assert asked == {example.prompt for example in made.examples("test")}
+    learnt = {e.prompt for split in ("train", "validation") for e in task.examples(split)}
+    assert len(learnt) == 40
+    assert not learnt & asked
+
+
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
+import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from dmpo.errors import CheckpointError
 from dmpo.policies.adapters import LoraSettings
+from dmpo.policies.kernels import Compilation
 from dmpo.policies.loading import (
     PublishedIds,
     check_attention,
@@ -25,6 +27,7 @@ from dmpo.policies.loading import (
     special_ids,
 )
 from dmpo.policies.locate import model_directory, read_model_config
+from dmpo.policies.outline import outline_model, placing
 from dmpo.policies.quantization import check_quantization
 from dmpo.policies.text import TextCodec
 from dmpo.policies.transformers_backed import TransformersPolicy
@@ -77,6 +80,16 @@ class DreamPolicyConfig(PluginConfig):
     logits_chunk: PositiveInt = Field(
         1024, description="Positions projected onto the vocabulary at a time."
     )
+    fused_projection: bool = Field(
+        True,
+        description="Log-probabilities by Liger's fused kernel, on CUDA where liger-kernel is "
+        "installed; false: by chunks of logits_chunk, as elsewhere.",
+    )
+    compilation: Compilation = Field(
+        "no",
+        description="Blocks as they are; compiled (blocks); or compiled and replayed as CUDA "
+        "graphs (graphs), for short sequences whose kernels take less than their launch.",
+    )
 
     @model_validator(mode="after")
     def _adapters_train_over_4_bits(self) -> DreamPolicyConfig:
@@ -91,38 +104,53 @@ class DreamPolicy(TransformersPolicy):
 
     Config = DreamPolicyConfig
 
-    def __init__(self, config: DreamPolicyConfig) -> None:
-        """Load model and tokenizer.
+    def __init__(self, config: DreamPolicyConfig, *, has_weights: bool = True) -> None:
+        """Load model and tokenizer; without weights, their outline (:meth:`outline`).
 
         Raises:
             CheckpointError: If files are missing, unreadable or of another family.
             ConfigError: If the attention kernel or the quantisation is not usable here.
         """
         self.config = config
-        check_attention(config.attention, dtype=config.dtype)  # before anything is fetched
-        check_quantization(config.quantization)
-        directory = model_directory(config.model, config.revision)
-        shape = _read_config(directory)
+        if has_weights:  # checked before anything is fetched
+            check_attention(config.attention, dtype=config.dtype)
+            check_quantization(config.quantization)
+        directory = model_directory(config.model, config.revision, needs_weights=has_weights)
+        shape = _read_config(directory, needs_weights=has_weights)
         tokenizer = load_dream_tokenizer(directory)
         mask, eos, pad = special_ids(
             shape, tokenizer, num_rows=shape.vocab_size, directory=directory, published=PUBLISHED
         )
         check_vocabulary(tokenizer, num_rows=shape.vocab_size, directory=directory)
-        self._assemble(
-            _load_model(directory, shape, config),
-            TextCodec(
-                tokenizer,
-                eos_token_id=eos,
-                pad_token_id=pad,
-                max_length=shape.max_position_embeddings,
-            ),
-            mask_token_id=mask,
-            lora=config.lora,
-            base_name=config.model,
-            gradient_checkpointing=config.gradient_checkpointing,
-            logits_chunk=config.logits_chunk,
-            shifted=True,
+        model = (_load_model if has_weights else _outline_model)(directory, shape, config)
+        codec = TextCodec(
+            tokenizer,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            max_length=shape.max_position_embeddings,
         )
+        with placing(has_weights=has_weights):
+            self._assemble(
+                model,
+                codec,
+                mask_token_id=mask,
+                lora=config.lora,
+                base_name=config.model,
+                gradient_checkpointing=config.gradient_checkpointing,
+                logits_chunk=config.logits_chunk,
+                shifted=True,
+                fused_projection=config.fused_projection,
+                compilation=config.compilation,
+            )
+
+    @classmethod
+    def outline(cls, config: DreamPolicyConfig) -> DreamPolicy:
+        """Return the policy without weights: sizes and a tokenizer, for planning; it cannot run.
+
+        Raises:
+            CheckpointError: If config.json or the tokenizer's files are missing or unreadable.
+        """
+        return cls(config, has_weights=False)
 
     def describe(self) -> str:
         """Return one line that says which checkpoint this is."""
@@ -138,9 +166,11 @@ class DreamPolicy(TransformersPolicy):
         return state
 
 
-def _read_config(directory: Path) -> DreamConfig:
+def _read_config(directory: Path, *, needs_weights: bool = True) -> DreamConfig:
     """Return the configuration in a directory of the official layout."""
-    content = read_model_config(directory, model_type="Dream", family="dream")
+    content = read_model_config(
+        directory, model_type="Dream", family="dream", needs_weights=needs_weights
+    )
     _check_shape(content, directory)
     try:
         return DreamConfig(**content)
@@ -163,6 +193,12 @@ def _load_model(directory: Path, shape: DreamConfig, config: DreamPolicyConfig) 
         quantization=config.quantization,
     )
     return model
+
+
+def _outline_model(_: Path, shape: DreamConfig, config: DreamPolicyConfig) -> DreamModel:
+    """Return the model of a configuration without numbers."""
+    outlined = outline_model(DreamModel, shape)
+    return cast("DreamModel", outlined.to(getattr(torch, config.dtype)))
 
 
 def _check_shape(content: Mapping[str, Any], directory: Path) -> None:

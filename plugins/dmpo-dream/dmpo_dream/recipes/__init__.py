@@ -1,0 +1,1 @@
+"""Recipes of Dream; ``dmpo recipes`` lists them beside dmpo's own."""
