@@ -34,6 +34,7 @@ RECORDS = frozenset(
         "evaluation.json",
         "evaluation.md",
         "metrics.jsonl",
+        "report.html",
         "samples.jsonl",
     }
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-__all__ = ["Band", "Curve", "curve_on_axis", "mean_band", "thinned"]
+__all__ = ["Band", "Curve", "curve_on_axis", "mean_band", "neighbour_means", "thinned"]
 
 MOST_POINTS = 200
 """Of a curve that is drawn: more cannot be told apart."""
@@ -56,15 +56,21 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
         curve: Any number of points.
         most: At least 1; a curve with no more points stays as it is.
     """
-    count = len(curve.x)
+    return Curve(neighbour_means(curve.x, most), neighbour_means(curve.y, most))
+
+
+def neighbour_means(values: Sequence[float], most: int = MOST_POINTS) -> tuple[float, ...]:
+    """Return at most so many values, each the mean of about as many neighbours.
+
+    Args:
+        values: Any number of them.
+        most: At least 1; no more values than that stay as they are.
+    """
+    count = len(values)
     if count <= most:
-        return curve
+        return tuple(values)
     cuts = [round(index * count / most) for index in range(most + 1)]
-    parts = [slice(start, end) for start, end in itertools.pairwise(cuts)]
-    return Curve(
-        tuple(fmean(curve.x[part]) for part in parts),
-        tuple(fmean(curve.y[part]) for part in parts),
-    )
+    return tuple(fmean(values[start:end]) for start, end in itertools.pairwise(cuts))
 
 
 def mean_band(curves: Sequence[Curve], most: int = MOST_POINTS) -> Band:

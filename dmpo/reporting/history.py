@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,14 @@ from dmpo.files import read_lines
 from dmpo.training.events import StopReason
 from dmpo.training.settings import TrainingSettings
 
-__all__ = ["AXES", "RunHistory", "read_history", "reason_of_end"]
+__all__ = [
+    "AXES",
+    "RunHistory",
+    "evaluation_step",
+    "evaluation_tables",
+    "read_history",
+    "reason_of_end",
+]
 
 AXES: Final[Mapping[str, str]] = {
     "steps": "gradient steps",
@@ -48,6 +56,8 @@ class RunHistory:
     """Name of the evaluation's first figure; empty without an evaluation."""
     last_step: int
     """Gradient steps taken, 0 at the beginning."""
+    num_damaged: int = 0
+    """Lines of metrics.jsonl that could not be read and were left out."""
 
     def points(self, name: str) -> Points:
         """Return a metric by step; nothing if the run has none of this name."""
@@ -70,31 +80,69 @@ class RunHistory:
         return points[max(points)] if points else None
 
 
-def read_history(run: Path) -> RunHistory:
+def read_history(run: Path, *, is_lenient: bool = False) -> RunHistory:
     """Return what a run directory holds; an empty history if the run has not begun.
 
     A last line that is being written this moment is left out.
 
+    Args:
+        run: Its directory.
+        is_lenient: Leave damaged lines and evaluations out, and count the lines, in place of
+            raising.
+
     Raises:
-        DataError: If a file of the run cannot be read or is not what was written.
+        DataError: If a file of the run cannot be read or, without ``is_lenient``, is not what was
+            written.
     """
     metrics: dict[str, dict[int, float]] = {}
-    last_step = 0
-    for record in _lines(run / "metrics.jsonl"):
+    last_step = num_damaged = 0
+    for record in _records(run / "metrics.jsonl", is_lenient=is_lenient):
+        if record is None:
+            num_damaged += 1
+            continue
         last_step = int(record["step"])
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                 metrics.setdefault(name, {})[last_step] = float(value)
     evaluations: dict[str, dict[int, float]] = {}
-    tables = read_tables(run)
+    tables = evaluation_tables(run, is_lenient=is_lenient)
     for heading, result in tables.items():
-        step = int(heading.removeprefix("step "))
+        if (step := evaluation_step(heading)) is None:
+            continue
         for name, value in _evaluation_figures(result).items():
             evaluations.setdefault(name, {})[step] = value
     headline = next((result.headline for result in tables.values()), "")
     return RunHistory(
-        metrics=metrics, evaluations=evaluations, headline=headline, last_step=last_step
+        metrics=metrics,
+        evaluations=evaluations,
+        headline=headline,
+        last_step=last_step,
+        num_damaged=num_damaged,
     )
+
+
+def evaluation_tables(run: Path, *, is_lenient: bool = False) -> dict[str, EvaluationResult]:
+    """Return a run's evaluations by their headings.
+
+    Args:
+        run: Its directory.
+        is_lenient: Return none, in place of raising, where evaluation.json is damaged.
+
+    Raises:
+        DataError: If it is, without ``is_lenient``.
+    """
+    try:
+        return read_tables(run)
+    except DataError:
+        if is_lenient:
+            return {}
+        raise
+
+
+def evaluation_step(heading: str) -> int | None:
+    """Return the step of an evaluation called ``step 96``; None for one called otherwise."""
+    match = re.fullmatch(r"step (\d+)", heading)
+    return int(match[1]) if match else None
 
 
 def reason_of_end(history: RunHistory, settings: TrainingSettings) -> StopReason | None:
@@ -128,21 +176,30 @@ def _evaluation_figures(result: EvaluationResult) -> dict[str, float]:
     return {**others, **figures, **passes, **distinct, "headline": result.score}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _records(path: Path, *, is_lenient: bool) -> Iterator[dict[str, Any] | None]:
+    """Yield the lines of a run, None for a damaged one where those are left out."""
     if not path.exists():
-        return []
-    records = []
+        return
     try:
-        lines = read_lines(path)
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                int(record["step"])
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):
-                    break
-                raise DataError(f"{path}: line {number} is no line of a run ({error}).") from None
-            records.append(record)
+        lines: Sequence[str | bytes] = (
+            _byte_lines(path.read_bytes()) if is_lenient else read_lines(path)
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {reading_failure(error)}.") from None
-    return records
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                return
+            if not is_lenient:
+                raise DataError(f"{path}: line {number} is no line of a run ({error}).") from None
+            record = None
+        yield record
+
+
+def _byte_lines(content: bytes) -> list[bytes]:
+    """Return lines that need not be UTF-8, cut at line feeds alone."""
+    lines = content.split(b"\n")
+    return lines if lines[-1] else lines[:-1]

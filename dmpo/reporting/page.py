@@ -8,44 +8,94 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
+from typing import Any
 
 from dmpo.reporting.charts import Chart, chart_record
+from dmpo.reporting.visible import visible
 
-__all__ = ["chart_section", "notes_section", "page", "table_section"]
+__all__ = [
+    "chart_section",
+    "data_script",
+    "html_text",
+    "notes_section",
+    "page",
+    "section",
+    "table",
+    "table_section",
+]
 
 
-def page(title: str, lead: str, sections: Sequence[str]) -> str:
+def page(
+    title: str,
+    lead: str,
+    sections: Sequence[str],
+    *,
+    links: Mapping[str, str] | None = None,
+    parts: Sequence[str] = (),
+) -> str:
     """Return a whole HTML document.
 
     Args:
         title: Its heading, plain text.
         lead: A paragraph below it, plain text; may be empty.
         sections: HTML, from the functions below.
+        links: Names in words of sections that have an id, by the id.
+        parts: Assets beside the page's own: ``report`` adds report.css and report.js.
     """
-    paragraph = f'<p class="lead">{html.escape(lead)}</p>' if lead else ""
+    paragraph = f'<p class="lead">{html_text(lead)}</p>' if lead else ""
+    items = [f'<a href="#{name}">{html_text(text)}</a>' for name, text in (links or {}).items()]
     return Template(_asset("page.html")).substitute(
-        title=html.escape(title),
+        title=html_text(title),
         lead=paragraph,
+        links=f'<nav aria-label="sections">{"".join(items)}</nav>' if items else "",
         sections="\n".join(sections),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
+        style="".join(_asset(f"{name}.css") for name in ("page", *parts)),
+        script="".join(_asset(f"{name}.js") for name in ("page", *parts)),
     )
 
 
-def chart_section(heading: str, chart: Chart, note: str = "") -> str:
-    """Return a chart with its controls, legend and a line of explanation."""
+def html_text(text: str) -> str:
+    """Return plain text, whoever wrote it, as HTML that shows it and does nothing else."""
+    return html.escape(visible(text))
+
+
+def data_script(record: Mapping[str, Any]) -> str:
+    """Return JSON values as an element that a page's script reads.
+
+    Texts in them are shown by the script as text; whoever puts some in that may hold control codes
+    makes them :func:`dmpo.reporting.visible.visible` first.
+    """
     # Inside a script only `</` could end it, and `<!--` change how it is read.
-    numbers = json.dumps(chart_record(chart), ensure_ascii=False).replace("<", "\\u003c")
-    return (
-        f"<section><h2>{html.escape(heading)}</h2>\n"
-        '<figure class="chart">\n'
-        f'<script type="application/json">{numbers}</script>\n'
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json">{text}</script>'
+
+
+def section(heading: str, body: str, *, note: str = "", name: str = "") -> str:
+    """Return a part of the page.
+
+    Args:
+        heading: Plain text.
+        body: HTML.
+        note: A line below, plain text; may be empty.
+        name: Its id, which links lead to; may be empty.
+    """
+    target = f' id="{name}"' if name else ""
+    below = f'<p class="note">{html_text(note)}</p>' if note else ""
+    return f"<section{target}><h2>{html_text(heading)}</h2>\n{body}{below}</section>"
+
+
+def chart_section(heading: str, chart: Chart, note: str = "", *, name: str = "") -> str:
+    """Return charts with their controls, legend and a line of explanation."""
+    body = (
+        f'<div class="charts">\n{data_script(chart_record(chart))}\n'
         "<noscript><p>Curves are drawn by a script; the tables below need none.</p></noscript>\n"
-        f"<figcaption>{html.escape(note)}</figcaption>\n</figure></section>"
+        "</div>"
     )
+    return section(heading, body, note=note, name=name)
 
 
 def table_section(
@@ -56,37 +106,51 @@ def table_section(
     *,
     is_numeric: bool = True,
 ) -> str:
+    """Return a table with a heading; see :func:`table`."""
+    body = table(heading, headings, rows, is_numeric=is_numeric)
+    return section(heading, body, note=note)
+
+
+def table(
+    label: str,
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, list[str]]],
+    *,
+    is_numeric: bool = True,
+) -> str:
     """Return a table that scrolls sideways where the screen is narrow.
 
     Args:
-        heading: Of the section, plain text.
+        label: What it is called where it is read aloud, plain text.
         headings: Of all columns, the first one too.
         rows: The first column's text, and the other cells; plain text.
-        note: A line below; may be empty.
         is_numeric: Whether cells are numbers, which are set to the right.
     """
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)
+    head = "".join(f'<th scope="col">{html_text(text)}</th>' for text in headings)
     body = "\n".join(
-        f'<tr><th scope="row">{html.escape(label)}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        f'<tr><th scope="row">{_breakable(first)}</th>'
+        + "".join(f"<td>{html_text(cell)}</td>" for cell in cells)
         + "</tr>"
-        for label, cells in rows
+        for first, cells in rows
     )
-    below = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return (
-        f'<section><h2>{html.escape(heading)}</h2>\n<div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{html.escape(heading)}">'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html_text(label)}">'
         f'<table class="{"numbers" if is_numeric else "words"}"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>{below}</section>"
+        f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
-def notes_section(heading: str, notes: Sequence[str]) -> str:
+def _breakable(text: str) -> str:
+    """Return text that may go on in a new line behind a dot or an underscore: names of settings."""
+    return re.sub(r"([._])(?=\w)", r"\1<wbr>", html_text(text))
+
+
+def notes_section(heading: str, notes: Sequence[str], *, name: str = "") -> str:
     """Return a list of remarks; nothing if there are none."""
     if not notes:
         return ""
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return f'<section><h2>{html.escape(heading)}</h2>\n<ul class="notes">{items}</ul></section>'
+    items = "".join(f"<li>{html_text(note)}</li>" for note in notes)
+    return section(heading, f'<ul class="notes">{items}</ul>', name=name)
 
 
 def _asset(name: str) -> str:

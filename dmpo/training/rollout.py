@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -25,8 +26,12 @@ __all__ = [
     "joined_rewards",
     "joined_rollouts",
     "sample_rollouts",
+    "token_texts",
     "unmasked_sample",
 ]
+
+BROKEN = "\ufffd"
+"""What a tokenizer makes of a token that is a part of a character."""
 
 
 def sample_rollouts(
@@ -150,10 +155,29 @@ def unmasked_sample(
     tokens = rollouts.completions[row, best, :length]
     return UnmaskedSample(
         prompt=rollouts.prompts.examples[row].prompt,
-        tokens=tuple(policy.decode(tokens[:, None])),
+        tokens=token_texts(policy.decode, tokens),
         commit_steps=tuple(rollouts.commit_step[row, best, :length].tolist()),
         reward=float(rewards[row, best]),
     )
+
+
+def token_texts(
+    decode: Callable[[Int[Tensor, "S D"]], Sequence[str]], tokens: Int[Tensor, " K"]
+) -> tuple[str, ...]:
+    """Return the text of each token; together they are the text of all.
+
+    Of neighbours that are parts of characters the first has the text, the others an empty one.
+
+    Args:
+        decode: Reads rows of token ids, special tokens as empty text.
+        tokens: Neighbours on a canvas.
+    """
+    texts = list(decode(tokens[:, None])) if len(tokens) else []
+    parts = itertools.groupby(range(len(texts)), key=lambda at: BROKEN in texts[at])
+    for places in [list(group) for is_broken, group in parts if is_broken]:
+        (whole,) = decode(tokens[places[0] : places[-1] + 1][None])
+        texts[places[0] : places[-1] + 1] = [whole, *[""] * (len(places) - 1)]
+    return tuple(texts)
 
 
 def joined_rollouts(parts: Sequence[Rollouts]) -> Rollouts:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from dmpo.errors import ConfigError
 from dmpo.training.events import StopReason
+from dmpo.training.limits import reached_limit
 from dmpo.training.optimization import OptimizationSettings
 
 __all__ = ["TrainingSettings"]
@@ -166,19 +167,21 @@ class TrainingSettings(OptimizationSettings):
             model_flops: Floating-point operations that they cost; None: not known.
             seconds: Seconds that they took; None: not known.
         """
-        if step >= self.num_steps:
-            return "num_steps"
-        if step % self.updates_per_buffer:
-            return None
-        limits: dict[StopReason, tuple[int | float | None, float | None]] = {
-            "max_model_tokens": (model_tokens, self.max_model_tokens),
-            "max_model_flops": (model_flops, self.max_model_flops),
-            "max_seconds": (seconds, self.max_seconds),
-        }
-        for name, (used, limit) in limits.items():
-            if used is not None and limit is not None and used >= limit:
-                return name
-        return None
+        return reached_limit(
+            step,
+            num_steps=self.num_steps,
+            updates_per_buffer=self.updates_per_buffer,
+            used={
+                "max_model_tokens": model_tokens,
+                "max_model_flops": model_flops,
+                "max_seconds": seconds,
+            },
+            limits={
+                "max_model_tokens": self.max_model_tokens,
+                "max_model_flops": self.max_model_flops,
+                "max_seconds": self.max_seconds,
+            },
+        )
 
     def turn(self, buffers: Sequence[Buffer], update: int) -> tuple[Buffer, int]:
         """Return which buffer a gradient step looks at, and which of its F steps that is.

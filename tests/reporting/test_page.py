@@ -9,8 +9,8 @@ import pytest
 
 from dmpo.reporting.charts import Chart, Line, chart_record
 from dmpo.reporting.history import read_history
-from dmpo.reporting.numbers import short_number
-from dmpo.reporting.page import chart_section, notes_section, page, table_section
+from dmpo.reporting.numbers import duration_text, short_number
+from dmpo.reporting.page import chart_section, notes_section, page, section, table_section
 from tests.reporting.runs import write_run
 
 EVIL = "</script><b>&\"'"
@@ -76,16 +76,47 @@ def test_text_of_others_stays_text(chart: Chart) -> None:
     assert "<b>" not in document(chart)
 
 
-def test_chart_has_mean_and_runs_on_every_axis(chart: Chart) -> None:
-    steps, tokens = chart_record(chart)["panels"]["reward/mean"].values()
-    assert steps[0]["mean"] == {
-        "x": [1, 2],
-        "mean": [0.1, 0.8],
-        "low": [0.1, 0.3],
-        "high": [0.1, 1.3],
+def test_chart_has_the_mean_of_a_line_on_every_axis(chart: Chart) -> None:
+    steps, tokens = chart_record(chart)["bands"]["reward/mean"].values()
+    assert steps[0] == {"x": [1, 2], "mean": [0.1, 0.8], "low": [0.1, 0.3], "high": [0.1, 1.3]}
+    assert tokens[0]["x"] == [101, 200]
+
+
+def test_chart_has_the_values_of_a_run_once_and_its_positions_on_every_axis(chart: Chart) -> None:
+    second = chart_record(chart)["runs"][1]
+    assert (second["line"], second["name"]) == (0, "seed 1")
+    assert second["values"] == {"reward/mean": [0, [0.1, 1.3]]}
+    assert second["grids"] == [{"steps": [1, 2], "model_tokens": [101, 202]}]
+
+
+def test_metrics_of_the_same_steps_share_a_grid(tmp_path: Path) -> None:
+    history = read_history(write_run(tmp_path, {1: 0.1, 2: 0.3}, {0: 0.2, 2: 0.4}))
+    names = ("reward/mean", "loss/total", "headline", "nothing")
+    record = chart_record(
+        Chart(
+            axes={"steps": "steps", "seconds": "seconds"},
+            metrics=dict(zip(names, names, strict=True)),
+            lines=[Line(name="a", runs={"": history})],
+        )
+    )
+    (run,) = record["runs"]
+    assert {name: grid for name, (grid, _) in run["values"].items()} == {
+        "reward/mean": 0,
+        "loss/total": 0,
+        "headline": 1,
     }
-    assert steps[0]["runs"]["seed 1"] == {"x": [1, 2], "y": [0.1, 1.3]}
-    assert tokens[0]["mean"]["x"] == [101, 200]
+    assert run["grids"][1] == {"steps": [0, 2], "seconds": [0, 0.2]}
+    assert record["bands"] == {}  # a line of one run is that run
+
+
+def test_a_position_that_was_not_logged_is_null(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {1: 0.1, 2: 0.3}, {})
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(lines[0] + '\n{"step": 2, "reward/mean": 0.3}\n')
+    line = Line(name="a", runs={"": read_history(run)})
+    axes, metrics = {"steps": "", "model_tokens": ""}, {"reward/mean": ""}
+    record = chart_record(Chart(axes=axes, metrics=metrics, lines=[line]))
+    assert record["runs"][0]["grids"] == [{"steps": [1, 2], "model_tokens": [100, None]}]
 
 
 def test_no_notes_leave_no_section() -> None:
@@ -98,3 +129,24 @@ def test_no_notes_leave_no_section() -> None:
 )
 def test_short_number_keeps_three_digits(value: float, text: str) -> None:
     assert short_number(float(value)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (9.99, "10 s"),
+        (99.0, "99 s"),
+        (120.0, "2 min"),
+        (7200.0, "2.0 h"),
+        (2e5, "2 d"),
+    ],
+)
+def test_a_duration_has_the_unit_of_its_size(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_links_lead_to_sections_of_the_page() -> None:
+    text = page("t", "", [section("S", "<p>b</p>", name="s")], links={"s": EVIL})
+    assert '<section id="s">' in text
+    assert '<a href="#s">&lt;/script&gt;' in text
