@@ -42,6 +42,7 @@ from dmpo.registry import TASKS as TASK_REGISTRY
 from dmpo.tasks.base import Task
 from dmpo.training.events import Event, StepDone
 from dmpo.training.randomness import generator_for
+from dmpo.training.tracker_kinds import TrackingSettings
 from dmpo.training.trainer import Trainer
 from tests.oracles.enumeration import answer_table, exact_figures, response_probabilities
 
@@ -167,7 +168,7 @@ def run(job: dict) -> dict:
                 seed=config.seed,
                 run_directory=Path(folder) / "run",
                 observers=[log],
-                log_with=(),
+                tracking=TrackingSettings(trackers=()),
             )
             with contextlib.suppress(_EnoughError):
                 trainer.train()

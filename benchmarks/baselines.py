@@ -46,6 +46,7 @@ from dmpo.reporting.intervals import mean_interval
 from dmpo.tasks.base import Task
 from dmpo.training.events import Event, StepDone
 from dmpo.training.randomness import generator_for
+from dmpo.training.tracker_kinds import TrackingSettings
 from dmpo.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -175,7 +176,7 @@ def run(job: dict) -> dict:
                 seed=config.seed,
                 run_directory=Path(folder) / "run",
                 observers=[log],
-                log_with=(),
+                tracking=TrackingSettings(trackers=()),
             ).train()
     figures = evaluate(config, parts.policy, light.task)
     return {

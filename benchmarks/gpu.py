@@ -172,6 +172,7 @@ def compilation() -> dict[str, Any]:
 
 
 def automatic() -> list[dict[str, Any]]:
+    from dmpo.training.tracker_kinds import TrackingSettings
     from dmpo.training.trainer import Trainer, TrainingParts
     from tests.training import runs
 
@@ -199,7 +200,11 @@ def automatic() -> list[dict[str, Any]]:
                 objective=runs.small_objective(alpha=0, updates=1),
             )
             trainer = Trainer(
-                parts, settings, seed=0, run_directory=Path(folder), log_with=(), evaluator=None
+                parts,
+                settings,
+                seed=0,
+                run_directory=Path(folder),
+                tracking=TrackingSettings(trackers=()),
             )
             trainer._engine.meet("start")
             trainer._directory.claim()
@@ -211,7 +216,7 @@ def automatic() -> list[dict[str, Any]]:
             found.append(
                 {
                     "share of the device": share,
-                    "rollouts at once": trainer._micro_batches.rows,
+                    "rollouts at once": trainer._gradient.sizes[0],
                     "of": 1024,
                     "peak share of the device": round(
                         torch.cuda.max_memory_allocated() / torch.cuda.mem_get_info()[1], 3

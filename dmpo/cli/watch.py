@@ -22,7 +22,7 @@ from dmpo.cli.unmasking import (
 from dmpo.config.generation import Completed
 from dmpo.policies.base import DiffusionPolicy
 from dmpo.samplers.block_loop import Snapshot
-from dmpo.training.live import UNICODE, glyphs_for
+from dmpo.training.live_text import UNICODE, glyphs_for
 
 __all__ = ["CanvasView", "Frame", "summary"]
 

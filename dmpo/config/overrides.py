@@ -29,8 +29,11 @@ SETTING_FLAGS: Final[Mapping[str, str]] = {
     "--steps": "training.num_steps",
     "--max-seconds": "training.max_seconds",
     "--auto-micro-batch": "training.auto_micro_batch",
+    "--tracker": "tracking.trackers",
 }
 """The flags that stand for one setting each, and its dotted path."""
+LISTS: Final = ("rewards", "tracking.trackers")
+"""Settings whose flags may be repeated: their values add up to a list."""
 
 
 def command_line_layer(
@@ -41,14 +44,14 @@ def command_line_layer(
 
     Args:
         sets: What followed each ``--set``: ``a.b=c``, c in YAML.
-        flags: Flag, dotted path and value of every other setting, in order; the values of
-            ``rewards`` add up to a list.
+        flags: Flag, dotted path and value of every other setting, in order; those of
+            :data:`LISTS` add up.
 
     Raises:
         ConfigError: If a ``--set`` has no ``=``, a path is malformed, or a value is not YAML.
     """
     layer: Tree = {}
-    rewards: list[Any] = []
+    lists: dict[str, list[Any]] = {path: [] for path in LISTS}
     for text in sets:
         path, equals, value = text.partition("=")
         if not (equals and path.strip()):
@@ -56,9 +59,10 @@ def command_line_layer(
         origin = f"--set {path.strip()}"
         layer = merged(layer, assigned(path.strip(), yaml_value(value, origin), "--set"))
     for flag, path, value in flags:
-        if path == "rewards":
-            rewards.append(value)
-        given = list(rewards) if path == "rewards" else value
+        given = value
+        if path in lists:
+            lists[path] += value if isinstance(value, list) else [value]
+            given = list(lists[path])
         layer = merged(layer, assigned(path, given, flag))
     return layer
 

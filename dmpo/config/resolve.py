@@ -29,6 +29,7 @@ from dmpo.registry import (
 from dmpo.settings import first_validation_message
 from dmpo.tasks.base import Task
 from dmpo.tasks.sources import is_file_source
+from dmpo.training.tracker_kinds import check_tracker_names
 
 __all__ = [
     "Resolved",
@@ -249,6 +250,8 @@ def _validated(model: type[ConfigT], tree: Tree) -> ConfigT:
             section_registry(path).entry(section.name)
         except UnknownNameError as error:
             raise UnknownNameError(path, error.given, error.accepted) from None
+    if isinstance(config, RunConfig):
+        check_tracker_names(config.tracking)
     return config
 
 

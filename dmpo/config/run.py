@@ -15,6 +15,7 @@ from dmpo.evaluation.evaluator import EvaluationSettings
 from dmpo.settings import Settings
 from dmpo.training.settings import TrainingSettings
 from dmpo.training.sft import SftSettings
+from dmpo.training.tracker_kinds import TrackingSettings
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -124,6 +125,9 @@ class RunConfig(Settings):
     )
     evaluation: EvaluationSection = Field(
         default_factory=EvaluationSection, description="What is measured before and after."
+    )
+    tracking: TrackingSettings = Field(
+        default_factory=TrackingSettings, description="Where figures go beside metrics.jsonl."
     )
 
 

@@ -44,8 +44,10 @@ FREE_SETTINGS = (
     "training.sample_every",
     "training.max_skipped_in_a_row",
     "evaluation",
+    "tracking",
 )
-"""What a resume may change: how long, how often, in what portions; never what is computed.
+"""What a resume may change: how long, how often, in what portions, told to whom; never what is
+computed.
 
 Other portions may round otherwise."""
 

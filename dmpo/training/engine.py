@@ -69,16 +69,12 @@ class Engine:
     Args:
         policy: Its module is put into training mode and replaced by the wrapped one.
         settings: Optimizer, schedule, clip, precision.
-        project_directory: Where Accelerate's trackers write.
-        log_with: Names of Accelerate's trackers; may be empty.
     """
 
     def __init__(
         self,
         policy: DiffusionPolicy,
         settings: OptimizationSettings,
-        project_directory: Path,
-        log_with: Sequence[str] = (),
     ) -> None:
         """Wrap the module and build what moves it."""
         self._timeout = datetime.timedelta(seconds=settings.process_timeout)
@@ -86,8 +82,6 @@ class Engine:
             # DeepSpeed has a CPU of its own, which Accelerate would keep it from.
             cpu=policy.device.type == "cpu" and not uses_deepspeed(),
             mixed_precision=settings.mixed_precision,
-            log_with=list(log_with) or None,
-            project_dir=str(project_directory),
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=self._timeout),

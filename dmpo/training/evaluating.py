@@ -12,7 +12,7 @@ from dmpo.training.engine import Engine
 from dmpo.training.interruption import Interruption
 from dmpo.training.randomness import generator_for
 
-__all__ = ["evaluate_run"]
+__all__ = ["evaluate_run", "evaluations_to_come"]
 
 
 def evaluate_run(
@@ -43,3 +43,21 @@ def evaluate_run(
     )
     with engine.weights.gathered():
         return interruption.broken_off(work) if engine.num_ranks == 1 else work()
+
+
+def evaluations_to_come(step: int, last_step: int, every: int | None) -> int:
+    """Return how many evaluations follow a step: those that are due, and the one at the end.
+
+    Args:
+        step: Gradient steps taken; an evaluation that is due now is still to come.
+        last_step: Gradient steps that will have been taken in the end.
+        every: Steps between evaluations; None: only before and after.
+
+    Example:
+        >>> [evaluations_to_come(step, 10, 4) for step in (3, 4, 5, 9)]
+        [3, 3, 2, 1]
+    """
+    if every is None:
+        return 1
+    due = last_step // every - (step - 1) // every
+    return due + (last_step % every != 0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
 
 from dmpo.evaluation.summary import EvaluationResult
 from dmpo.records import Experience
@@ -69,6 +72,9 @@ class BufferFilled:
     """One of its rollouts, to show."""
     warnings: tuple[str, ...] = ()
     """What a reader should know about it, a sentence each."""
+    decode: Callable[[Int[Tensor, "S D"]], Sequence[str]] | None = None
+    """Reads rows of token ids as the policy's tokenizer does, for whoever shows more rollouts than
+    ``sample``; None: nobody can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,6 +91,9 @@ class StepDone:
     """Seconds of training so far, evaluations not counted."""
     seconds_left: float
     """Estimated seconds of training to come."""
+    evaluation_seconds_left: float | None = None
+    """Estimated seconds of evaluations to come, each like those so far; None: there were none, and
+    nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

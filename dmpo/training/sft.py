@@ -133,7 +133,7 @@ class SftTrainer:
         self._directory = RunDirectory(output)
         self._interruption = interruption or Interruption()
         self._config_text = config_text
-        self._engine = Engine(policy, settings, output)
+        self._engine = Engine(policy, settings)
         if settings.batch_rows < self._engine.num_ranks:
             raise ConfigError(
                 f"batch_rows: {settings.batch_rows} demonstrations are fewer than "

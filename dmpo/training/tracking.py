@@ -18,15 +18,15 @@ from typing import Any, final
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import TensorBoardTracker
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from dmpo.errors import DataError
 from dmpo.evaluation.saved import read_tables, write_completions, write_tables
 from dmpo.evaluation.summary import EvaluationResult
-from dmpo.files import append_line, read_lines, replace_text, writing
+from dmpo.files import append_line, read_lines, replace_text
 from dmpo.training.events import BufferFilled, EvaluationDone, Event, StepDone
+from dmpo.training.rollout import token_texts
+from dmpo.training.tracker_kinds import EndState
+from dmpo.training.trackers import Trackers
 
 __all__ = ["Tracker", "environment_record"]
 
@@ -63,7 +63,8 @@ class Tracker:
 
     Args:
         run_directory: Exists, and holds nothing later than ``first_step``.
-        accelerator: Whose trackers (TensorBoard, …) get the metrics as well.
+        accelerator: Ended with the run.
+        trackers: Get the metrics as well (TensorBoard, …); not open yet.
         first_step: Steps taken already; above 0, what is there is continued.
         sample_every: Steps between rollouts in samples.jsonl.
         config_text: The resolved configuration, as YAML.
@@ -77,6 +78,7 @@ class Tracker:
         self,
         run_directory: Path,
         accelerator: Accelerator,
+        trackers: Trackers,
         *,
         first_step: int,
         sample_every: int,
@@ -86,6 +88,7 @@ class Tracker:
         """Write what is known before the first step."""
         self._directory = run_directory
         self._accelerator = accelerator
+        self._trackers = trackers
         self._sample_every = sample_every
         self._next_sample = _last_sampled(run_directory) + sample_every if first_step else 0
         # An evaluation of this very step is made again: the checkpoint is older than it.
@@ -97,18 +100,14 @@ class Tracker:
         if config_text:
             replace_text(run_directory / "config.yaml", config_text)
         self._write_environment(environment, first_step)
-        if accelerator.log_with:
-            with writing(run_directory / "tensorboard"):
-                accelerator.init_trackers(
-                    "tensorboard", init_kwargs={"tensorboard": {"purge_step": first_step + 1}}
-                )
+        trackers.start(first_step=first_step, config_text=config_text)
 
     def notify(self, event: Event) -> None:
         """Write what belongs to the event; a kill after this returns loses none of it."""
         match event:
             case StepDone():
                 self._append("metrics.jsonl", {"step": event.step, **event.metrics})
-                self._log(event.metrics, event.step)
+                self._trackers.log(event.metrics, event.step)
             case BufferFilled() if event.step >= self._next_sample:
                 self._next_sample = event.step + self._sample_every
                 for record in sample_records(event):
@@ -116,21 +115,13 @@ class Tracker:
             case EvaluationDone():
                 self._write_evaluation(event)
 
-    def close(self) -> None:
-        """Have the trackers write what they hold back."""
-        with writing(self._directory / "tensorboard"):
-            self._accelerator.end_training()
+    def close(self, state: EndState) -> None:
+        """Have the trackers write what they hold back, and tell them how the run ended."""
+        self._trackers.close(state)
+        self._accelerator.end_training()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         append_line(self._directory / name, json.dumps(record, ensure_ascii=False))
-
-    def _log(self, values: Mapping[str, float], step: int) -> None:
-        with writing(self._directory / "tensorboard"):
-            for tracker in self._accelerator.trackers:
-                if isinstance(tracker, TensorBoardTracker):
-                    _add_event(tracker.writer, values, step)
-                else:
-                    tracker.log(dict(values), step=step)
 
     def _write_evaluation(self, event: EvaluationDone) -> None:
         self._evaluations[f"step {event.step}"] = event.result
@@ -138,7 +129,8 @@ class Tracker:
         write_completions(path, event.result)
         write_tables(self._directory, self._evaluations)
         figures = event.result.figures.items()
-        self._log({f"evaluation/{name}": figure.mean for name, figure in figures}, event.step)
+        means = {f"evaluation/{name}": figure.mean for name, figure in figures}
+        self._trackers.log(means, event.step, is_evaluation=True)
 
     def _write_environment(self, environment: Mapping[str, Any], first_step: int) -> None:
         """Keep the record of the beginning; a resume adds its own to a list inside it."""
@@ -152,20 +144,6 @@ class Tracker:
             except (OSError, ValueError, AttributeError, TypeError):
                 record = {**record, "resumes": [{"step": first_step}]}
         replace_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _add_event(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
-    """Write all values of a step as one event.
-
-    Accelerate's own log makes an event of each, which its writing thread takes one by one.
-    """
-    summary = Summary(
-        value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-    )
-    events: FileWriter | None = writer.file_writer
-    if events is not None:  # None once closed
-        events.add_summary(summary, step)
-        events.flush()
 
 
 def _saved_evaluations(run_directory: Path) -> dict[str, EvaluationResult]:
@@ -184,9 +162,10 @@ def _last_sampled(run_directory: Path) -> int:
 
 
 def sample_records(event: BufferFilled) -> list[dict[str, Any]]:
-    """Return a few rollouts of a buffer with their rewards and weights."""
+    """Return a few rollouts of a buffer: rewards, weights, and how their tokens came about."""
     experience = event.experience
     rollouts, rewards = experience.rollouts, experience.rewards
+    baseline = experience.baseline_weights
     return [
         {
             "step": event.step,
@@ -198,10 +177,35 @@ def sample_records(event: BufferFilled) -> list[dict[str, Any]]:
                 for name, values in rewards.components.items()
             },
             "weight": float(experience.weights.values[row, column]),
+            "group": row,
+            "rollout": column,
+            "group_size": rollouts.num_rollouts,
+            # 1 for the best; rollouts with one reward share the best rank of them.
+            "rank": 1 + int((rewards.total[row] > rewards.total[row, column]).sum()),
+            "ess": float(experience.weights.ess[row]),
+            "baseline_weight": None if baseline is None else float(baseline[row, column]),
+            **_token_record(event, row, column),
         }
         for row, example in enumerate(rollouts.prompts.examples[:SAMPLED_PROMPTS])
         for column in range(min(SAMPLED_ROLLOUTS, rollouts.num_rollouts))
     ]
+
+
+def _token_record(event: BufferFilled, row: int, column: int) -> dict[str, Any]:
+    """Return the tokens of an answer, when each was fixed, and how sure the policy was."""
+    rollouts = event.experience.rollouts
+    length = int(rollouts.answer_mask[row, column].sum())
+    steps = rollouts.commit_step[row, column]
+    record: dict[str, Any] = {
+        "commit_steps": steps[:length].tolist(),
+        "denoising_steps": 1 + int(steps.max()),
+    }
+    if event.decode is not None:
+        record["tokens"] = token_texts(event.decode, rollouts.completions[row, column, :length])
+    for name, values in (("log_probs", rollouts.log_probs), ("entropies", rollouts.entropies)):
+        if values is not None:
+            record[name] = [round(each, 4) for each in values[row, column, :length].tolist()]
+    return record
 
 
 def _version(package: str) -> str | None:

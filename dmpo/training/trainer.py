@@ -31,7 +31,7 @@ from dmpo.training.checkpoint import Progress
 from dmpo.training.checkpoint_store import CheckpointStore
 from dmpo.training.drift import first_rollouts, is_drift_due, measure_drift
 from dmpo.training.engine import Engine, Update, divergence
-from dmpo.training.evaluating import evaluate_run
+from dmpo.training.evaluating import evaluate_run, evaluations_to_come
 from dmpo.training.filling import BufferFiller
 from dmpo.training.gradient import Gradient
 from dmpo.training.interruption import Abandoned, Interruption
@@ -49,6 +49,8 @@ from dmpo.training.regroup import pinned
 from dmpo.training.rollout import unmasked_sample
 from dmpo.training.run_directory import RunDirectory, list_checkpoints
 from dmpo.training.settings import TrainingSettings
+from dmpo.training.tracker_kinds import EndState, TrackingSettings, check_trackers
+from dmpo.training.trackers import Trackers
 from dmpo.training.tracking import Tracker, environment_record
 
 __all__ = ["Trainer", "TrainingParts"]
@@ -88,7 +90,7 @@ class Trainer:
         interruption: Asked between two steps whether to stop; None: nothing stops the run early.
         config_text: The resolved configuration, kept as config.yaml.
         command: How the run was started, kept in environment.json.
-        log_with: Accelerate trackers that get the metrics beside metrics.jsonl.
+        tracking: Trackers that get the metrics beside metrics.jsonl; None: TensorBoard.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Trainer:
         interruption: Interruption | None = None,
         config_text: str = "",
         command: Sequence[str] = (),
-        log_with: Sequence[str] = ("tensorboard",),
+        tracking: TrackingSettings | None = None,
     ) -> None:
         """Freeze the reference, wrap policy and optimizer."""
         self._parts = parts
@@ -111,9 +113,11 @@ class Trainer:
         self._seed = seed
         self._directory = RunDirectory(run_directory)
         self._evaluator = evaluator
+        self._tracking = tracking or TrackingSettings()
+        check_trackers(self._tracking)
         if parts.objective.needs_reference or settings.measure_drift_every is not None:
             parts.policy.freeze_reference()
-        self._engine = Engine(parts.policy, settings, run_directory, log_with)
+        self._engine = Engine(parts.policy, settings)
         self._meter = PhaseMeter(parts.policy)
         self._filler = BufferFiller(
             policy=parts.policy,
@@ -154,6 +158,7 @@ class Trainer:
         self._is_restored = False
         self._buffers: tuple[Experience, ...] = ()  # the newest first
         self._buffer_metrics: dict[str, float] = {}
+        self._evaluation_seconds: list[float] = []  # of each so far in this process
         self._observers = tuple(observers) if self._engine.is_main else ()
 
     def train(self) -> events.Finished:
@@ -172,20 +177,31 @@ class Trainer:
         try:
             if not self._is_restored:
                 self._directory.check_unused()
+            # It reads what earlier processes logged, before that is taken back.
+            trackers = Trackers(self._tracking, self._directory.path, warn=self._warn)
             self._directory.go_back(self._progress.step)
-            tracker = self._tracker()
-            self._observers = (tracker, *self._observers)
-            try:
-                return self._run()
-            finally:
-                self._observers = self._observers[1:]
-                tracker.close()
+            return self._run_tracked(self._tracker(trackers))
         except Exception:
             if self._progress.step == 0 and not list_checkpoints(self._directory.path):
                 self._directory.abandon()
             raise
         finally:
             self._directory.release()
+
+    def _run_tracked(self, tracker: Tracker) -> events.Finished:
+        """Run, and have it written down; whatever ends the run, trackers learn what it was."""
+        state: EndState = "failed"
+        self._observers = (tracker, *self._observers)
+        try:
+            finished = self._run()
+            state = "killed" if finished.reason == "interrupted" else "finished"
+            return finished
+        except KeyboardInterrupt:
+            state = "killed"
+            raise
+        finally:
+            self._observers = self._observers[1:]
+            tracker.close(state)
 
     def _run(self) -> events.Finished:
         settings, first_step = self._settings, self._progress.step
@@ -274,6 +290,7 @@ class Trainer:
                 experience=experience,
                 metrics=self._buffer_metrics,
                 sample=unmasked_sample(parts.policy, rollouts, rewards.total, row=row),
+                decode=parts.policy.decode,
                 warnings=(
                     *missing_warnings(self._buffer_metrics),
                     *log_ratio_warnings(self._buffer_metrics),
@@ -349,26 +366,37 @@ class Trainer:
             "time/total": now.seconds,
         }
         phases = {**self._engine.mean(phase_metrics(totals)), **so_far}
+        left = self._settings.seconds_left(
+            now.step, now.seconds, model_tokens=now.model_tokens, model_flops=now.model_flops
+        )
         self._emit(
             events.StepDone(
                 step=now.step,
                 num_steps=self._settings.num_steps,
                 metrics={**self._buffer_metrics, **metrics, **phases},
                 seconds=now.seconds,
-                seconds_left=self._settings.seconds_left(
-                    now.step,
-                    now.seconds,
-                    model_tokens=now.model_tokens,
-                    model_flops=now.model_flops,
-                ),
+                seconds_left=left,
+                evaluation_seconds_left=self._evaluation_seconds_left(left),
             )
         )
+
+    def _evaluation_seconds_left(self, seconds_left: float) -> float | None:
+        """Return the estimated seconds of evaluations to come; None: not known yet."""
+        if self._evaluator is None:
+            return 0.0
+        known, now = self._evaluation_seconds, self._progress
+        if not known:
+            return None
+        last = now.step + round(seconds_left * now.step / max(1e-9, now.seconds))
+        count = evaluations_to_come(now.step, last, self._settings.evaluate_every)
+        return count * sum(known) / len(known)
 
     def _evaluate(self) -> None:
         """Measure the policy; a signal breaks it off, and it is made up for on resuming."""
         evaluator = self._evaluator
         if evaluator is None or self._is_interrupted():
             return
+        started = time.perf_counter()
         with self._meter.phase("evaluation"):
             result = evaluate_run(
                 evaluator,
@@ -378,6 +406,7 @@ class Trainer:
                 interruption=self._interruption,
             )
         if result is not None:
+            self._evaluation_seconds.append(time.perf_counter() - started)
             self._emit(events.EvaluationDone(step=self._progress.step, result=result))
 
     def save(self) -> Path:
@@ -398,7 +427,7 @@ class Trainer:
         except OutputError as error:
             if self._settings.on_save_error == "stop":
                 raise
-            self._emit(events.Warned(step=self._progress.step, text=f"no checkpoint: {error}"))
+            self._warn(f"no checkpoint: {error}")
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint as if the run had never stopped.
@@ -437,7 +466,7 @@ class Trainer:
     def _is_interrupted(self) -> bool:
         return self._engine.is_true_anywhere(self._interruption.signal is not None)
 
-    def _tracker(self) -> Tracker:
+    def _tracker(self, trackers: Trackers) -> Tracker:
         engine = self._engine
         environment = environment_record(
             self._seed, self._command, self._parts.policy.device, engine.num_ranks
@@ -445,11 +474,15 @@ class Trainer:
         return Tracker(
             self._directory.path,
             engine.accelerator,
+            trackers,
             first_step=self._progress.step,
             sample_every=self._settings.sample_every,
             config_text=self._config_text,
             environment=environment,
         )
+
+    def _warn(self, text: str) -> None:
+        self._emit(events.Warned(step=self._progress.step, text=text))
 
     def _emit(self, event: events.Event) -> None:
         for observer in self._observers:

@@ -26,6 +26,7 @@ from dmpo.registry import (
 from dmpo.tasks.base import Task
 from dmpo.training.events import Event
 from dmpo.training.settings import TrainingSettings
+from dmpo.training.tracker_kinds import TrackingSettings
 from dmpo.training.trainer import Trainer, TrainingParts
 
 SHAPE = {"d_model": 16, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 32, "characters": "012="}
@@ -114,9 +115,9 @@ def small_settings(**changes: Any) -> TrainingSettings:
 def small_trainer(
     directory: Path, settings: TrainingSettings | None = None, **changes: Any
 ) -> Trainer:
-    named = ("seed", "evaluator", "observers", "log_with", "interruption")
+    named = ("seed", "evaluator", "observers", "tracking", "interruption", "config_text")
     given = {name: changes.pop(name) for name in named if name in changes}
-    options = {"seed": 0, "log_with": (), **given}
+    options = {"seed": 0, "tracking": TrackingSettings(trackers=()), **given}
     parts = small_parts(**changes)
     return Trainer(parts, settings or small_settings(), run_directory=directory, **options)
 
