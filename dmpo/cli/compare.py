@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmpo.cli.options import Debug, check_writable, path, whole_number
+from dmpo.cli.options import Debug, path, whole_number
+from dmpo.config.places import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dmpo.cli.commands import LightCommand
 from dmpo.cli.options import (
     SETTINGS_CONTEXT,
     ConfigFile,
@@ -27,7 +28,7 @@ app = typer.Typer(help="Show, describe and check settings.")
 app.callback(invoke_without_command=True)(show_help)
 
 
-@app.command("show", context_settings=SETTINGS_CONTEXT)
+@app.command("show", cls=LightCommand, context_settings=SETTINGS_CONTEXT)
 def show(
     context: Context,
     recipe: Recipe = None,

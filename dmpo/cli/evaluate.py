@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dmpo.cli.completion import registered, runs
 from dmpo.cli.options import (
     ConfigFile,
     Context,
@@ -14,14 +15,13 @@ from dmpo.cli.options import (
     Recipe,
     Seed,
     Sets,
-    check_writable,
     command_layer,
-    free_directory,
     path,
     real_number,
     settings_layers,
     whole_number,
 )
+from dmpo.config.places import check_writable, free_directory
 
 __all__ = ["evaluate"]
 
@@ -39,13 +39,20 @@ def evaluate(
             parser=path,
             metavar="<path>",
             help="A run directory, or a checkpoint in it: its settings and weights.",
+            autocompletion=runs,
         ),
     ] = None,
     sets: Sets = None,
-    policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Backbone family.", autocompletion=registered("policies"))
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Where problems come from; several with commas between.")
+        str | None,
+        typer.Option(
+            help="Where problems come from; several with commas between.",
+            autocompletion=registered("tasks"),
+        ),
     ] = None,
     gen_length: Annotated[
         str | None, typer.Option(help="Canvas length; several with commas between.")
@@ -65,7 +72,10 @@ def evaluate(
             help="Completions of each problem: pass@k and majority vote.",
         ),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="How completions are made.", autocompletion=registered("samplers")),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(parser=real_number, metavar="<float>", help="0: the likeliest tokens."),
@@ -194,9 +204,9 @@ def _regrade(
 
 
 def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) -> None:
-    from dmpo.cli.results import is_main_process, num_processes
     from dmpo.config.assembly import build_evaluator, build_policy, build_task, place_on_accelerator
     from dmpo.config.preflight import canvas_length, check_task
+    from dmpo.config.ranks import is_main_process, num_processes
     from dmpo.evaluation.shared import Progress, check_settings, evaluate_shared
     from dmpo.training.randomness import generator_for
 
@@ -241,7 +251,7 @@ def _evaluate(cells: list[Any], checkpoint: Path | None, output: Path | None) ->
 
 def _join_processes(policy: Any) -> int:
     """Return this process's rank, after the launcher's processes know each other."""
-    from dmpo.cli.results import num_processes
+    from dmpo.config.ranks import num_processes
 
     if num_processes() == 1:
         return 0
@@ -253,7 +263,7 @@ def _join_processes(policy: Any) -> int:
 
 def _unfinished(output: Path | None) -> Path | None:
     """Return where an evaluation keeps what it has so far; None if it keeps nothing."""
-    from dmpo.cli.results import is_main_process
+    from dmpo.config.ranks import is_main_process
 
     if output is None or output.suffix == ".json":
         if output is not None:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dmpo.cli.options import Debug, check_writable, path
+from dmpo.cli.completion import runs
+from dmpo.cli.options import Debug, path
+from dmpo.config.places import check_writable
 
 __all__ = ["export"]
 
@@ -21,7 +23,13 @@ FORMS = {
 
 def export(
     run: Annotated[
-        Path, typer.Argument(parser=path, metavar="RUN", help="A run directory of train or sft.")
+        Path,
+        typer.Argument(
+            parser=path,
+            metavar="RUN",
+            help="A run directory of train or sft.",
+            autocompletion=runs,
+        ),
     ],
     merge: Annotated[
         bool, typer.Option("--merge", help="Add adapters into the weights of their base model.")

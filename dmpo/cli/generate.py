@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dmpo.cli.completion import registered
 from dmpo.cli.options import (
     Context,
     Debug,
     Seed,
     Sets,
-    check_writable,
     command_layer,
-    decoded,
     path,
     real_number,
     whole_number,
 )
+from dmpo.config.places import check_writable, decoded
 
 if TYPE_CHECKING:
     from dmpo.config.generation import Completed, Completer
@@ -68,10 +68,15 @@ def generate(
             help="Completions of each prompt; one if left out.",
         ),
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Backbone family.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Backbone family.", autocompletion=registered("policies"))
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="How completions are made.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="How completions are made.", autocompletion=registered("samplers")),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(parser=real_number, metavar="<float>", help="0: the likeliest tokens."),

@@ -9,12 +9,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Annotated, TextIO, final
 
 import typer
 
-from dmpo.cli import compare, config, evaluate, export, generate, plugins, sft, train, version
-from dmpo.cli.options import SETTINGS_CONTEXT, Context, Debug, show_help
+import dmpo
+from dmpo.cli.commands import Listed, ListingGroup
+from dmpo.cli.completion import COMPLETION
+from dmpo.cli.options import Context, Debug, show_help
 from dmpo.errors import DataWarning, DmpoError
 
 __all__ = ["app", "main"]
@@ -22,26 +24,105 @@ __all__ = ["app", "main"]
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
+# A command is a line here: imported when it is asked for, and listed below its heading.
+START, LOOK, EXTEND, CHECK = "Start", "Look", "Extend", "Check"
+SETTINGS = True
+COMMANDS = (
+    Listed("train", START, "dmpo.cli.train:train", "Train a policy by RL.", SETTINGS),
+    Listed("sft", START, "dmpo.cli.sft:sft", "Train it on demonstrations first.", SETTINGS),
+    Listed("generate", START, "dmpo.cli.generate:generate", "Complete prompts.", SETTINGS),
+    Listed("eval", START, "dmpo.cli.evaluate:evaluate", "Measure a policy on tasks.", SETTINGS),
+    Listed("runs", LOOK, "dmpo.cli.runs:runs", "List runs and how each stands."),
+    Listed("report", LOOK, "dmpo.cli.report:report", "Write a page about runs."),
+    Listed("compare", LOOK, "dmpo.cli.compare:compare", "Train and report arms side by side."),
+    Listed("export", LOOK, "dmpo.cli.export:export", "Write a policy for others to load."),
+    Listed("plugins", EXTEND, "dmpo.cli.plugins:app", "List and describe what is registered."),
+    Listed("recipes", EXTEND, "dmpo.cli.recipes:app", "List and show ready-made settings."),
+    Listed("config", EXTEND, "dmpo.cli.config:app", "Show, describe and check settings."),
+    Listed("doctor", CHECK, "dmpo.cli.doctor:doctor", "Try out what this machine can do."),
+    Listed("version", CHECK, "dmpo.cli.version:version", "Print what runs, with versions."),
+)
+CLOSING = (
+    "Examples:",
+    "  dmpo train                               the demonstration: Sudoku on a CPU",
+    "  dmpo train --recipe llada_gsm8k          LLaDA-8B on a GPU",
+    "  dmpo generate --prompt 1+2+3= --watch    a completion while it is unmasked",
+    "",
+    "`dmpo COMMAND --help` has the options; guides and reference are in docs/ of the",
+    "sources, beginning with docs/index.md.",
+)
+
+
+@final
+class _Root(ListingGroup):
+    listed = COMMANDS
+    closing = CLOSING
+
+
 app = typer.Typer(
     name="dmpo",
+    cls=_Root,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Fine-tune diffusion language models by distribution matching policy optimization.",
 )
-app.command("train", context_settings=SETTINGS_CONTEXT)(train.train)
-app.command("sft", context_settings=SETTINGS_CONTEXT)(sft.sft)
-app.command("eval", context_settings=SETTINGS_CONTEXT)(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("generate", context_settings=SETTINGS_CONTEXT)(generate.generate)
-app.command("export")(export.export)
-app.add_typer(config.app, name="config")
-app.add_typer(plugins.app, name="plugins")
-app.command("version")(version.version)
+
+
+def _say_version(is_given: bool) -> bool:
+    if is_given:
+        typer.echo(f"dmpo {dmpo.__version__}")
+        raise typer.Exit
+    return False
+
+
+def _install_completion(is_given: bool) -> bool:
+    if is_given:
+        from dmpo.cli.completion import install
+
+        install()
+        raise typer.Exit
+    return False
+
+
+def _show_completion(is_given: bool) -> bool:
+    if is_given:
+        from dmpo.cli.completion import script
+
+        typer.echo(script())
+        raise typer.Exit
+    return False
 
 
 @app.callback(invoke_without_command=True)
-def _root(context: Context, debug: Debug = False) -> None:  # noqa: ARG001
+def _root(
+    context: Context,
+    version: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print dmpo's version."
+        ),
+    ] = False,
+    install_completion: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Have this shell complete commands, options and registered names.",
+        ),
+    ] = False,
+    show_completion: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option(
+            "--show-completion",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the script that --install-completion installs.",
+        ),
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
     show_help(context)
 
 
@@ -58,6 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     _prepare_streams()
+    if COMPLETION in os.environ and arguments is None:
+        from dmpo.cli.completion import answer
+
+        return answer(typer.main.get_command(app))
     try:
         with _warnings_are_said():
             code = typer.main.get_command(app).main(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmpo.config.layers import Tree
+from dmpo.cli.completion import recipes
 
 if TYPE_CHECKING:
     from typer import Context as Context
+
+    from dmpo.config.layers import Tree
 else:
     # What typer hands to a command is an object of the class its public one derives from.
     Context = typer.Context.__base__
@@ -29,11 +28,7 @@ __all__ = [
     "Seed",
     "Sets",
     "Steps",
-    "check_writable",
     "command_layer",
-    "decoded",
-    "free_directory",
-    "run_directory",
     "path",
     "real_number",
     "settings_layers",
@@ -90,13 +85,13 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def decoded(text: str) -> str:
-    """Return an argument as UTF-8, also where the locale says otherwise."""
-    return os.fsencode(text).decode("utf-8", errors="replace")
-
-
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="A shipped recipe's name, or a path to one.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="A shipped recipe's name, or a path to one.",
+        autocompletion=recipes,
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -182,76 +177,7 @@ def settings_layers(
     return layers, label, description
 
 
-def free_directory(output: Path | None, label: str) -> Path:
-    """Return the directory to write to: ``output``, or a new one under ``runs``.
-
-    Raises:
-        ConfigError: If it exists and is not an empty directory, or cannot be written.
-    """
-    from dmpo.errors import ConfigError
-
-    if output is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        output = Path("runs") / f"{Path(label).stem}-{stamp}"
-    check_writable(output, "--output")
-    if output.exists() and not (output.is_dir() and all(map(_is_no_trace, output.iterdir()))):
-        raise ConfigError(f"--output: {output} exists already; name one that does not.")
-    return output
-
-
-def check_writable(output: Path, flag: str) -> None:
-    """Find out before any work whether something can be written at ``output``.
-
-    Raises:
-        ConfigError: If it lies below a file or in a directory that may not be written to, or
-            its name needs another locale.
-    """
-    from dmpo.errors import ConfigError
-
-    try:
-        str(output).encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            f"{flag}: {decoded(str(output))} is no name in this locale "
-            f"({sys.getfilesystemencoding()}); use another, or set PYTHONUTF8=1."
-        ) from None
-    try:
-        existing = next(p for p in (output, *output.absolute().parents) if p.exists())
-    except OSError as error:
-        raise ConfigError(f"{flag}: {output} cannot be made: {error.strerror}.") from None
-    if existing != output and not existing.is_dir():
-        raise ConfigError(f"{flag}: {output} cannot be made: {existing} is not a directory.")
-    if not os.access(existing, os.W_OK):
-        raise ConfigError(f"{flag}: {output} cannot be made: {existing} may not be written to.")
-
-
 def show_help(context: Context) -> None:
     """Print the help of a group that was called without a command."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def run_directory(output: Path | None, label: str, *, is_written: bool = True) -> Path:
-    """Return the directory of a run, the same on every process.
-
-    Args:
-        output: As given; None: a new one under ``runs``.
-        label: Of the recipe; a part of the new one's name.
-        is_written: Whether anything will be written there.
-
-    Raises:
-        ConfigError: If it is taken, or several processes would each name their own.
-    """
-    from dmpo.cli.results import is_main_process, num_processes
-    from dmpo.errors import ConfigError
-
-    if num_processes() > 1 and output is None and is_written:
-        raise ConfigError("--output: several processes need one place; name it.")
-    if output is not None and not is_main_process():
-        return output
-    return free_directory(output, label)
-
-
-def _is_no_trace(path: Path) -> bool:
-    """Return whether this is what a run leaves that was killed at its very start."""
-    return path.name == ".lock" or path.name.endswith(".partial")

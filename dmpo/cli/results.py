@@ -12,10 +12,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from dmpo.config.ranks import is_main_process
 from dmpo.evaluation.saved import read_tables
 from dmpo.evaluation.table import evaluation_table
 
-__all__ = ["is_main_process", "num_processes", "print_evaluations", "say", "say_stopping"]
+__all__ = ["print_evaluations", "say", "say_stopping"]
 
 
 def print_evaluations(console: Console, run: Path) -> None:
@@ -28,16 +29,6 @@ def print_evaluations(console: Console, run: Path) -> None:
     if len(evaluations) > 1:
         columns = {"before" if first == "step 0" else first: before, **columns}
     console.print(evaluation_table(columns))
-
-
-def num_processes() -> int:
-    """Return how many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """Return whether this is the process that talks."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(label: str, text: str) -> None:

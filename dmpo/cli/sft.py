@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dmpo.cli.completion import registered
 from dmpo.cli.options import (
     ConfigFile,
     Context,
@@ -16,9 +17,9 @@ from dmpo.cli.options import (
     Sets,
     Steps,
     command_layer,
-    run_directory,
     settings_layers,
 )
+from dmpo.config.places import run_directory
 
 __all__ = ["sft"]
 
@@ -28,7 +29,12 @@ def sft(
     recipe: Recipe = None,
     config: ConfigFile = None,
     sets: Sets = None,
-    policy: Annotated[str | None, typer.Option(help="Backbone family: what is trained.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Backbone family: what is trained.", autocompletion=registered("policies")
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
     seed: Seed = None,
     steps: Steps = None,
@@ -38,10 +44,11 @@ def sft(
     """Train a policy to answer as the demonstrations of tasks do; makes the tiny LLaDA."""
     from rich.console import Console
 
-    from dmpo.cli.results import is_main_process, say, say_stopping
+    from dmpo.cli.results import say, say_stopping
     from dmpo.config.assembly import build_policy, build_sft_tasks, place_on_accelerator
     from dmpo.config.overrides import SETTING_FLAGS
     from dmpo.config.preflight import check_sft_tasks
+    from dmpo.config.ranks import is_main_process
     from dmpo.config.resolve import resolve_sft
     from dmpo.config.run import DEFAULT_SFT_RECIPE, SftConfig
     from dmpo.config.yaml_text import yaml_text

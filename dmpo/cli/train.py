@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dmpo.cli.completion import registered, resumable
 from dmpo.cli.launching import (
     TRY_AGAIN,
     check_processes,
@@ -27,12 +27,11 @@ from dmpo.cli.options import (
     Sets,
     Steps,
     command_layer,
-    free_directory,
     real_number,
-    run_directory,
     settings_layers,
     whole_number,
 )
+from dmpo.config.places import free_directory, run_directory
 
 __all__ = ["train"]
 
@@ -42,20 +41,45 @@ def train(
     recipe: Recipe = None,
     config: ConfigFile = None,
     sets: Sets = None,
-    policy: Annotated[str | None, typer.Option(help="Backbone family: what is trained.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Backbone family: what is trained.", autocompletion=registered("policies")
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Checkpoint: a directory or a hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="Where prompts come from.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="How rollouts are made.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Where prompts come from.", autocompletion=registered("tasks")),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="How rollouts are made.", autocompletion=registered("samplers")),
+    ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="A registered reward, module:function or file.py:function; repeatable."),
+        typer.Option(
+            help="A registered reward, module:function or file.py:function; repeatable.",
+            autocompletion=registered("rewards"),
+        ),
     ] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help="Whose views the loss is taken on.")
+        str | None,
+        typer.Option(
+            help="Whose views the loss is taken on.", autocompletion=registered("likelihoods")
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="How rewards become weights.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="What is subtracted from them.")] = None,
-    objective: Annotated[str | None, typer.Option(help="What is minimised.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="How rewards become weights.", autocompletion=registered("weights")),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="What is subtracted from them.", autocompletion=registered("baselines")),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is minimised.", autocompletion=registered("objectives"))
+    ] = None,
     seed: Seed = None,
     steps: Steps = None,
     max_seconds: Annotated[
@@ -69,6 +93,7 @@ def train(
             help="Go on with a run: its directory, a checkpoint in it, or auto: the run in "
             "--output, which starts if it is not there yet.",
             metavar="auto|PATH",
+            autocompletion=resumable,
         ),
     ] = None,
     processes: Annotated[
@@ -84,6 +109,14 @@ def train(
         typer.Option(
             help="How weights lie on the processes: ddp (whole on each), fsdp2, zero2 or zero3.",
             metavar="ddp|fsdp2|zero2|zero3",
+        ),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where figures go beside metrics.jsonl: tensorboard (the default), wandb, "
+            "trackio, mlflow, module:Class or file.py:Class; repeatable. none: nowhere else.",
+            metavar="NAME",
         ),
     ] = None,
     auto_micro_batch: Annotated[
@@ -122,6 +155,7 @@ def train(
         "--steps": steps,
         "--max-seconds": max_seconds,
         "--auto-micro-batch": auto_micro_batch or None,
+        "--tracker": tracker,
     }
     check_processes(processes, sharding, is_dry=dry_run)
     launches = (processes or 1) > 1 and not is_launched() and not dry_run
@@ -180,7 +214,8 @@ def _resumption(
 
 def _say_changes(resumption: Any, config: Any, *, is_silent: bool) -> None:
     """Say what a resume changes, or refuse it."""
-    from dmpo.cli.results import is_main_process, say
+    from dmpo.cli.results import say
+    from dmpo.config.ranks import is_main_process
     from dmpo.config.runs import check_changes, saved_config, settings_changes
 
     before = saved_config(resumption)
@@ -197,7 +232,9 @@ def _say_changes(resumption: Any, config: Any, *, is_silent: bool) -> None:
 def _checked_parts(config: Any) -> Any:
     """Build every part but the policy and read the problems, before anything is said."""
     from dmpo.config.assembly import build_light_parts
+    from dmpo.training.tracker_kinds import check_trackers
 
+    check_trackers(config.tracking)
     light = build_light_parts(config)
     light.task.examples("train")
     return light
@@ -205,7 +242,8 @@ def _checked_parts(config: Any) -> Any:
 
 def _announce(config: Any, label: str, description: str, directory: Path) -> None:
     """Say in a few lines what runs."""
-    from dmpo.cli.results import is_main_process, say
+    from dmpo.cli.results import say
+    from dmpo.config.ranks import is_main_process
 
     if not is_main_process():
         return
@@ -222,31 +260,24 @@ def _announce(config: Any, label: str, description: str, directory: Path) -> Non
 def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: bool) -> None:
     from rich.console import Console
 
-    from dmpo.cli.results import is_main_process, print_evaluations, say, say_stopping
+    from dmpo.cli.report import say_report
+    from dmpo.cli.results import print_evaluations, say, say_stopping
     from dmpo.config.assembly import build_training_parts
-    from dmpo.config.yaml_text import yaml_text
+    from dmpo.config.ranks import is_main_process
+    from dmpo.config.training_run import build_trainer, view_for
     from dmpo.training.interruption import Interruption
-    from dmpo.training.live import LiveView, PlainView
-    from dmpo.training.trainer import Trainer
+    from dmpo.training.live import LiveView
 
     config = resolved.config
     parts = build_training_parts(config, light)
     if is_main_process():
         say("policy", parts.policy.describe())
     console = Console(highlight=False)
-    is_watched = console.is_terminal and not console.is_dumb_terminal and is_main_process()
-    view = LiveView(console) if is_watched and not plain else PlainView(console)
-    with Interruption(say_stopping) as interruption:
-        trainer = Trainer(
-            parts,
-            config.training,
-            seed=config.seed,
-            run_directory=directory,
-            evaluator=light.evaluator,
-            observers=(view,),
-            interruption=interruption,
-            config_text=yaml_text(resolved.plain()),
-            command=sys.argv,
+    view = view_for(console, plain=plain)
+    notify = view.say_stopping if isinstance(view, LiveView) else say_stopping
+    with Interruption(notify) as interruption:
+        trainer = build_trainer(
+            resolved, light, parts, directory, observers=(view,), interruption=interruption
         )
         if resumption is not None and resumption.checkpoint is not None:
             trainer.restore(resumption.checkpoint)
@@ -260,16 +291,19 @@ def _run(resolved: Any, light: Any, directory: Path, *, resumption: Any, plain: 
     if finished.reason == "interrupted" or not is_main_process():
         return
     print_evaluations(console, directory)
+    say_report(directory)
     say("saved in", str(directory))
     say("evaluate", f"dmpo eval --run {directory}")
-    say("curves", f"tensorboard --logdir {directory}")
+    if "tensorboard" in config.tracking.trackers:
+        say("curves", f"tensorboard --logdir {directory}")
 
 
 def _dry_run(
     resolved: Any, light: Any, *, processes: int | None = None, sharding: str | None = None
 ) -> None:
     """Print settings, counts and the memory of each process, after a rollout through every part."""
-    from dmpo.cli.results import num_processes, say
+    from dmpo.cli.results import say
+    from dmpo.config.ranks import num_processes
     from dmpo.config.rehearsal import rehearse
     from dmpo.config.yaml_text import yaml_with_comments
 
