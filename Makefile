@@ -11,13 +11,15 @@ RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports docs secrets audit constraints clean
+.PHONY: help demo test check format lint types imports docs secrets audit bench wheels constraints clean
 
 help:
 	@echo "make demo   train the packaged model with DMPO on the CPU     (ARGS='--steps 16')"
 	@echo "make test   run all tests                                     (ARGS='-k weights')"
 	@echo "make check  format, lint, types, import contracts, docs, secrets, tests"
-	@echo "make format docs secrets audit constraints clean"
+	@echo "make bench  the benchmarks that take minutes, one after the other (BENCH=startup)"
+	@echo "make wheels build the wheels, and run the demo from them in an empty environment"
+	@echo "make format lint types imports docs secrets audit constraints clean"
 
 demo: $(RUNTIME)
 	@$(BIN)/dmpo train $(ARGS)
@@ -54,6 +56,20 @@ secrets: $(DEV)
 # Needs the network, and says so where there is none.
 audit: $(DEV)
 	@$(BIN)/python .ci/audit_pins.py
+
+# The quick ones, without writing results; benchmarks/README.md has all, with their full commands.
+BENCH ?= startup exact step rollouts
+bench: export HF_HUB_OFFLINE = 1
+bench: export OMP_NUM_THREADS = 1
+bench: $(DEV) $(addprefix bench-,$(BENCH))
+bench-exact: ARGS = --steps 80
+bench-step: ARGS = --size tiny
+bench-rollouts: ARGS = --gen-length 32 --steps 16 --batch 1
+bench-%: $(DEV)
+	$(BIN)/python benchmarks/$*.py $(ARGS)
+
+wheels:
+	.ci/try_wheels $(PYTHON)
 
 # Keeps the pins that still fit; delete constraints.txt first to move everything to its newest.
 constraints: $(DEV)

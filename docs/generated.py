@@ -17,6 +17,7 @@ __all__ = [
     "metrics_markdown",
     "names_markdown",
     "plugins_markdown",
+    "recipes_markdown",
     "results_markdown",
     "settings_markdown",
 ]
@@ -68,10 +69,12 @@ def settings_markdown() -> str:
     from dmpo.config.run import EvaluationSection, RunConfig, SftConfig
     from dmpo.training.settings import TrainingSettings
     from dmpo.training.sft import SftSettings
+    from dmpo.training.tracker_kinds import TrackingSettings
 
     tables: Mapping[str, type[BaseModel]] = {
         "`dmpo train`": RunConfig,
         "`training` of `dmpo train`": TrainingSettings,
+        "`tracking` of `dmpo train`": TrackingSettings,
         "`dmpo sft`": SftConfig,
         "`training` of `dmpo sft`": SftSettings,
         "`evaluation` of both": EvaluationSection,
@@ -138,6 +141,23 @@ def names_markdown() -> str:
     return "\n".join(_table(("name", "lives in"), rows))
 
 
+def recipes_markdown() -> str:
+    """Return the table of the recipes that installed packages ship."""
+    from dmpo.config.recipes import recipe_summaries
+
+    rows = [
+        (
+            f"`{recipe.name}`",
+            _cell(recipe.purpose),
+            recipe.task and f"`{recipe.task}`",
+            recipe.hardware or "any",
+            recipe.package,
+        )
+        for recipe in recipe_summaries()
+    ]
+    return "\n".join(_table(("recipe", "what it is", "task", "made for", "shipped by"), rows))
+
+
 def results_markdown(name: str, section: str) -> str:
     """Return a section of ``benchmarks/results/NAME.md``, without its heading.
 
@@ -164,6 +184,7 @@ GENERATORS = {
     "metrics": metrics_markdown,
     "names": names_markdown,
     "plugins": plugins_markdown,
+    "recipes": recipes_markdown,
     "settings": settings_markdown,
 }
 """What stands in for ``<!-- generated: NAME -->``."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
+_ROOT = Path(__file__).resolve().parents[1]
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
+_FILE = re.compile(r"<!-- file: ([\w.]+) -->")
 _MEASURED = re.compile(r"<!-- results: (\w+), (.+?) -->")
 
 
@@ -35,8 +37,10 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace markers: ``<!-- generated: NAME -->`` by what NAME's generator says.
 
-    ``<!-- results: NAME, SECTION -->`` by that section of a page of the benchmarks.
+    ``<!-- results: NAME, SECTION -->`` by that section of a page of the benchmarks, and
+    ``<!-- file: NAME -->`` by a page that lies at the top of the repository.
     """
+    markdown = _FILE.sub(lambda match: (_ROOT / match[1]).read_text("utf-8"), markdown)
     if not (_MARKER.search(markdown) or _MEASURED.search(markdown)):
         return markdown
     generated = _generated()
