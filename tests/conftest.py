@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,3 +42,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, FILE_SIZE)
+
+
+@pytest.fixture
+def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder in which tasks that read their problems find some."""
+    monkeypatch.chdir(tmp_path)
+    for file, numbers in (("words.jsonl", range(40)), ("held_out.jsonl", range(40, 50))):
+        rows = [
+            {
+                "question": f"{n} and 1?",
+                "answer": f"#### {n + 1}",
+                "solution": f"\\boxed{{{n + 1}}}",
+            }
+            for n in numbers
+        ]
+        (tmp_path / file).write_text("\n".join(map(json.dumps, rows)))
+    lines = [json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) for n in range(40)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
+    return tmp_path

@@ -99,24 +99,6 @@ def policy(name: str = "llada") -> DiffusionPolicy:
     return POLICIES.build(name, REQUIRED["policies", name])
 
 
-@pytest.fixture
-def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which tasks that read their problems find some."""
-    monkeypatch.chdir(tmp_path)
-    for file, numbers in (("words.jsonl", range(40)), ("held_out.jsonl", range(40, 50))):
-        rows = [
-            {
-                "question": f"{n} and 1?",
-                "answer": f"#### {n + 1}",
-                "solution": f"\\boxed{{{n + 1}}}",
-            }
-            for n in numbers
-        ]
-        (tmp_path / file).write_text("\n".join(map(json.dumps, rows)))
-    lines = [json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) for n in range(40)]
-    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
-
-
 def sampled(name: str, *, seed: int = 0, num_rollouts: int = 3) -> Rollouts:
     columns = {"one": "1", "two": "22", "three": ""}
     prompts = policy().encode([Example(prompt=p, columns=columns) for p in ("12=", "3412=")])

@@ -86,7 +86,7 @@ def test_terminal_of_twenty_columns_that_knows_ascii_shows_a_run(
     assert shown.isascii()
     lines = [CONTROL_CODES.sub("", line).rstrip() for line in re.split(r"[\r\n]+", shown)]
     assert max(map(len, lines)) <= 27  # words are not broken, only lines between them
-    assert "step 2/2 | 0:00 left" in lines
+    assert "finished: 2 steps in" in lines
     assert "[0.000, 0.490]" in lines
     assert "saved in    out" in lines
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from tests.docs.fences import fences
@@ -16,6 +20,7 @@ TRAINING = (
 _SFT = "--steps 1 --training.warmup_steps 0 --training.batch_rows 4 --evaluation.num_examples 2"
 _EVAL = "--num-examples 2"
 
+_PREPARED = Path(__file__).with_name("prepared.py")
 _SCRIPT = f"""#!/bin/sh
 case "$1 $*" in
   *--dry-run*|*--help*) short="" ;;
@@ -24,8 +29,23 @@ case "$1 $*" in
   eval*) short="{_EVAL}" ;;
   *) short="" ;;
 esac
-exec "{sys.executable}" -m dmpo "$@" $short
+exec "{sys.executable}" -S "{_PREPARED}" ask "@PLACE@" "$@" $short
 """
+
+
+@functools.cache
+def _place() -> Path:
+    """Return where the process listens that becomes the commands; it starts with the first."""
+    place = Path(tempfile.mkdtemp(prefix="dmpo")) / "commands"
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(_PREPARED), "serve", str(place)], env=os.environ | quiet
+    )
+    atexit.register(process.kill)
+    while not place.exists():
+        assert process.poll() is None, "the process that becomes the commands does not start"
+        time.sleep(0.05)
+    return place
 
 
 def _already(variable: str) -> list[str]:
@@ -36,7 +56,7 @@ def environment(directory: Path) -> dict[str, str]:
     """Return an environment whose ``dmpo`` cuts every run short."""
     programs = directory / "bin"
     programs.mkdir()
-    (programs / "dmpo").write_text(_SCRIPT)
+    (programs / "dmpo").write_text(_SCRIPT.replace("@PLACE@", str(_place())))
     (programs / "dmpo").chmod(0o755)
     return os.environ | {
         "PATH": os.pathsep.join(

@@ -36,8 +36,8 @@ def test_exact_testbed_comes_near_the_target_with_a_large_group(curves) -> None:
     assert len(curves) == 8
     for baseline in ("mean", "model"):
         first, *_, last = curves["path", baseline, 256]
-        assert last < 0.1 * first
+        assert last < 0.25 * first
 
 
 def test_exact_testbed_shows_that_small_groups_need_a_baseline(curves) -> None:
-    assert curves["path", "mean", 8][-1] < 0.8 * curves["path", "none", 8][-1]
+    assert curves["path", "mean", 8][-1] < 0.9 * curves["path", "none", 8][-1]

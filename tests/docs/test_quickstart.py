@@ -26,7 +26,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_quickstart_leaves_a_complete_run_for_each_training(typed: Path) -> None:
     text = "".join(fence.text for fence in fences(PAGE) if fence.language == "bash")
-    outputs = re.findall(r"--output (\S+)", text)
+    outputs = re.findall(r"--output (runs/\S+)", text)
     assert len(outputs) >= 4
     for output in outputs:
         assert (typed / output / "config.yaml").is_file()

@@ -36,5 +36,5 @@ def test_guide_names_every_state_and_order() -> None:
 
 def test_pictures_of_the_guide_are_there_and_small() -> None:
     pictures = re.findall(r"\]\(\.\./(images/\S+)\)", TEXT)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all(0 < (DOCS / picture).stat().st_size < 250_000 for picture in pictures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,25 +42,6 @@ def built_in(registry: Registry[Any]) -> list[str]:
 
 def number_of_ones(completions: Sequence[str]) -> list[float]:
     return [float(text.count("1")) for text in completions]
-
-
-@pytest.fixture
-def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which tasks that read their problems find some."""
-    monkeypatch.chdir(tmp_path)
-    for file, numbers in (("train.jsonl", range(40)), ("test.jsonl", range(40, 50))):
-        rows = [
-            {
-                "question": f"{n} and 1?",
-                "answer": f"#### {n + 1}",
-                "solution": f"\\boxed{{{n + 1}}}",
-            }
-            for n in numbers
-        ]
-        (tmp_path / file).write_text("\n".join(map(json.dumps, rows)))
-    lines = [json.dumps({"prompt": f"{n}+1=", "answer": str(n + 1)}) for n in range(40)]
-    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", built_in(OBJECTIVES))
@@ -129,8 +109,8 @@ def test_task_keeps_its_laws(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("gsm8k", {"train_source": "train.jsonl", "test_source": "test.jsonl"}),
-        ("math500", {"train_source": "train.jsonl", "test_source": "test.jsonl"}),
+        ("gsm8k", {"train_source": "words.jsonl", "test_source": "held_out.jsonl"}),
+        ("math500", {"train_source": "words.jsonl", "test_source": "held_out.jsonl"}),
         ("code", {"source": "generated"}),
         ("file", {"path": "problems.jsonl", "response_length": 4}),
         ("object", {"target": "dmpo.tasks.digit_sum:DigitSumTask"}),
