@@ -91,7 +91,7 @@ def new(
     typer.echo("next:")
     place = shlex.quote(str(directory))
     for command in (
-        f"pip install -e {place}",
+        f"pip install -e {shlex.quote(f'{directory}[dev]')}",
         f"pytest {place}",
         f"dmpo train {made.flag} {made.name} --steps 4",
     ):

@@ -29,7 +29,7 @@ def test_new_says_what_it_wrote_and_what_to_type_next(capsys: Capture, elsewhere
         "  pyproject.toml",
         "  tests/test_hold_on.py",
         "next:",
-        "  pip install -e dmpo-hold-on",
+        "  pip install -e 'dmpo-hold-on[dev]'",
         "  pytest dmpo-hold-on",
         "  dmpo train --objective hold_on --steps 4",
     ]
@@ -39,7 +39,7 @@ def test_new_says_what_it_wrote_and_what_to_type_next(capsys: Capture, elsewhere
 def test_new_writes_where_it_is_told_to(capsys: Capture, elsewhere: Path) -> None:
     said = dmpo(capsys, "plugins", "new", "weight", "mine", "--output", "my folder")
     assert said.code == 0
-    assert "  pip install -e 'my folder'" in said.out.splitlines()
+    assert "  pip install -e 'my folder[dev]'" in said.out.splitlines()
     assert "  dmpo train --weights mine --steps 4" in said.out.splitlines()
     assert (elsewhere / "my folder" / "dmpo_mine" / "weights.py").is_file()
 

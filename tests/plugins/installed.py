@@ -32,4 +32,4 @@ test "$1 $2" = "install -e" && exec "{sys.executable}" "{Path(__file__)}" "$3" "
 """A ``pip`` that does no more than this."""
 
 if __name__ == "__main__":
-    install(Path(sys.argv[1]), Path(sys.argv[2]))
+    install(Path(sys.argv[1].partition("[")[0]), Path(sys.argv[2]))  # an extra is asked for
