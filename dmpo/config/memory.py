@@ -4,9 +4,10 @@ Counted is what the tensors of a bidirectional Llama hold (transformers' layers,
 :class:`dmpo.policies.denoiser.Denoiser`) with the copies that its operations make: norms compute
 in float32, adapters stay in float32 over a base in half precision, logits are copied to float32.
 Not counted are an allocator's gaps, a CUDA context (about half a GiB) and the libraries' own
-workspaces. ``benchmarks/scaling.py`` has the figures beside measured ones. Those of a base in 4
-bits (bitsandbytes' NF4) are computed alone: half a byte a number and its scales, one matrix in
-full while it is multiplied, and the copy that PEFT makes of each adapted layer's result.
+workspaces. ``benchmarks/scaling.py`` has the figures beside measured ones. Of a base in 4
+bits (bitsandbytes' NF4) it takes half a byte a number and its scales, one matrix in full while it
+is multiplied, and the copy that PEFT makes of each adapted layer's result
+(``benchmarks/recipes_gpu.py``).
 
 Letters as in :mod:`dmpo.config.memory_sizes`. An encoder's MLP has one projection fewer than a
 Llama's, so its figures come out high.

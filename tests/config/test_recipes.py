@@ -119,7 +119,7 @@ def test_every_recipe_is_summed_up_in_a_few_words() -> None:
 
 
 def test_recipe_of_a_package_that_is_not_here_says_which_that_is() -> None:
-    message = r"^recipe: unknown name 'reasoning_gym_sums'; .*pip install dmpo-reasoning-gym\.$"
+    message = r"^recipe: unknown name 'reasoning_gym_sums'; .*plugins/dmpo-reasoning-gym in the repository\.$"
     with pytest.raises(UnknownNameError, match=message):
         recipe_path("reasoning_gym_sums")
     said = str(UnknownNameError("policy", "dream", ["llada", "mdlm"]))
