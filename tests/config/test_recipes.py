@@ -119,12 +119,12 @@ def test_every_recipe_is_summed_up_in_a_few_words() -> None:
 
 
 def test_recipe_of_a_package_that_is_not_here_says_which_that_is() -> None:
-    message = r"^recipe: unknown name 'reasoning_gym_sums'; .*plugins/dmpo-reasoning-gym in the repository\.$"
+    message = r"^recipe: unknown name 'reasoning_gym_sums'; .*: plugins/dmpo-reasoning-gym in the "
     with pytest.raises(UnknownNameError, match=message):
         recipe_path("reasoning_gym_sums")
     said = str(UnknownNameError("policy", "dream", ["llada", "mdlm"]))
-    wanted = "accepted: llada, mdlm. It comes with the package dmpo-dream: plugins/"
-    assert said == f"policy: unknown name 'dream'; {wanted}"
+    wanted = "accepted: llada, mdlm. It comes with the package dmpo-dream: plugins/dmpo-dream"
+    assert said == f"policy: unknown name 'dream'; {wanted} in the repository."
     said = str(UnknownNameError("recipe", "dream_gsm9k", ["dream_gsm8k", "sudoku"]))
     assert said.endswith("Did you mean 'dream_gsm8k'?")
 

@@ -23,7 +23,7 @@ def test_commands_of_the_guide_run(tmp_path: Path) -> None:
     assert type_commands(PAGE, tmp_path) == ""
     report = json.loads((tmp_path / "doctor.json").read_text())
     assert report["can_train"]
-    (shown,) = [fence.text for fence in fences(PAGE) if fence.language == "text"]
+    shown, _ = [fence.text for fence in fences(PAGE) if fence.language == "text"]
     # What the guide shows is what is looked at.
     names = {check["name"] for check in report["checks"]}
     lines = [line for line in shown.splitlines() if re.match(r"  (ok|-|!|FAILED)  ", line)]
@@ -42,7 +42,7 @@ def test_guide_names_every_mark_state_and_key() -> None:
 
 
 def test_areas_of_the_example_are_those_that_are_printed() -> None:
-    (shown,) = [fence.text for fence in fences(PAGE) if fence.language == "text"]
+    shown, _ = [fence.text for fence in fences(PAGE) if fence.language == "text"]
     titles = [line for line in shown.splitlines() if line in AREAS.values()]
     assert titles == [*AREAS.values()]
 
