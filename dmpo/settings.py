@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dmpo.errors import nearest_name
 
-__all__ = ["Settings", "first_validation_message"]
+__all__ = ["Settings", "first_validation_message", "flattened"]
 
 MAX_SHOWN = 80
 """Characters of a wrong value that a message repeats."""
@@ -134,3 +134,20 @@ def _nested_model(annotation: Any) -> type[BaseModel] | None:
         return annotation
     candidates = (_nested_model(argument) for argument in get_args(annotation))
     return next((model for model in candidates if model is not None), None)
+
+
+def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of a tree of settings by their dotted paths; what is empty is a leaf."""
+    return dict(_paths(tree, ""))
+
+
+def _paths(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        children = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, list) and value:
+        children = [(str(index), child) for index, child in enumerate(value)]
+    else:
+        yield path, value
+        return
+    for key, child in children:
+        yield from _paths(child, f"{path}.{key}" if path else key)

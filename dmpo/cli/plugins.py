@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dmpo.cli.completion import plugins
 from dmpo.cli.options import Output, show_help
 
 __all__ = ["app"]
@@ -45,7 +46,9 @@ def list_plugins(
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A registered name, in any group.")],
+    name: Annotated[
+        str, typer.Argument(help="A registered name, in any group.", autocompletion=plugins)
+    ],
 ) -> None:
     """Print a plugin's parameters: type, default and meaning."""
     from dmpo.config.describe import describe_plugin, describe_preset

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dmpo.cli.completion import recipes
 from dmpo.cli.options import Context
 
 __all__ = ["app"]
@@ -27,7 +28,12 @@ def _list(context: Context) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A recipe's name, or a part's: parts/task_gsm8k.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's name, or a part's: parts/task_gsm8k.", autocompletion=recipes
+        ),
+    ],
 ) -> None:
     """Print a recipe as its file has it.
 

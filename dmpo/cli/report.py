@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dmpo.cli.completion import runs as run_directories
 from dmpo.cli.options import Debug, path
 
 __all__ = ["report", "say_report"]
@@ -19,6 +20,7 @@ def report(
             parser=path,
             metavar="RUN...",
             help="Directories of runs, or folders with runs below: then all of them.",
+            autocompletion=run_directories,
         ),
     ],
     output: Annotated[

@@ -1,9 +1,7 @@
 """Training from Python: the settings of ``dmpo train`` as arguments, and a run to look at.
 
-import dmpo
-
-run = dmpo.train("sudoku", objective="dmpo", baseline="mean", output="runs/first")
-print(run.evaluations[96].score)
+``run = dmpo.train("sudoku", objective="dmpo", baseline="mean", output="runs/first")``, and then
+``run.evaluations[96].score``.
 """
 
 from __future__ import annotations

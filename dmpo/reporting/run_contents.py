@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from dmpo.reporting.history import RunHistory, evaluation_tables, read_history
 from dmpo.reporting.run_summary import RunSummary, find_runs, is_run, read_settings, run_summary
 from dmpo.reporting.samples import SavedSamples, read_samples
 from dmpo.reporting.visible import visible
+from dmpo.settings import flattened
 
 __all__ = [
     "RunContents",
     "chosen_runs",
     "distinct_names",
-    "flattened",
     "read_run",
 ]
 
@@ -141,23 +141,6 @@ def read_run(run: Path, name: str, *, sample_characters: int) -> RunContents:
         samples=samples,
         problems=tuple(problems),
     )
-
-
-def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of a tree of settings by their dotted paths."""
-    return dict(_leaves(tree, ""))
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        children = [(str(key), child) for key, child in value.items()]
-    elif isinstance(value, list) and value:
-        children = [(str(index), child) for index, child in enumerate(value)]
-    else:
-        yield path, value
-        return
-    for key, child in children:
-        yield from _leaves(child, f"{path}.{key}" if path else key)
 
 
 def _environment(run: Path) -> tuple[dict[str, Any], list[str]]:

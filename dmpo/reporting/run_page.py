@@ -25,13 +25,13 @@ from dmpo.reporting.run_contents import (
     RunContents,
     chosen_runs,
     distinct_names,
-    flattened,
     read_run,
 )
 from dmpo.reporting.run_notes import run_notes
 from dmpo.reporting.run_overview import overview_section, time_section
 from dmpo.reporting.samples import MOST_TEXT, graded_completions, sample_records
 from dmpo.reporting.visible import visible
+from dmpo.settings import flattened
 from dmpo.training.metrics import METRICS
 
 __all__ = ["report_page", "report_place", "write_report"]

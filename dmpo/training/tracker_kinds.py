@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from dmpo.errors import ConfigError, UnknownNameError
-from dmpo.settings import Settings
+from dmpo.settings import Settings, flattened
 from dmpo.user_code import load_object
 
 __all__ = [
@@ -143,18 +143,11 @@ def flat_settings(config_text: str) -> dict[str, Any]:
         >>> flat_settings("seed: 3\nrewards: [{name: task}]")
         {'seed': 3, 'rewards.0.name': 'task'}
     """
-
-    def leaves(value: Any, path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
-        if isinstance(value, Mapping):
-            items: Iterable[tuple[Any, Any]] = value.items()
-        elif isinstance(value, list):
-            items = enumerate(value)
-        else:
-            plain = value is None or isinstance(value, bool | int | float | str)
-            return [(".".join(path), value if plain else str(value))]
-        return [leaf for key, item in items for leaf in leaves(item, (*path, str(key)))]
-
-    return dict(leaves(yaml.safe_load(config_text) or {}, ()))
+    return {
+        path: value if isinstance(value, bool | int | float | str | None) else str(value)
+        for path, value in flattened(yaml.safe_load(config_text) or {}).items()
+        if value not in ({}, [])
+    }
 
 
 def build_tracker(
